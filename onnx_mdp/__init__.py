@@ -1,0 +1,26 @@
+"""Prune exported ONNX models to a latency budget, without training.
+
+    import onnx_mdp
+    result = onnx_mdp.prune("model.onnx", latency="70%", inputs="calibration.npz")
+    result.model, result.plan, result.report
+
+Importing the package loads neither a runtime nor a solver.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_mdp.pipeline import PruneResult, apply, inspect, prune
+
+__all__ = ["PruneResult", "__version__", "apply", "inspect", "prune"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"PruneResult", "apply", "inspect", "prune"}:
+        from onnx_mdp import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The algebra of axes: terms, unification and evaluation. Sees no ONNX."""

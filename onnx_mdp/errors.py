@@ -1,0 +1,93 @@
+"""What can go wrong.
+
+    MdpError                     anything the user can act on: printed in one line, exit status 1
+    ├── ModelError               the model file
+    │   ├── NotOnnxError         not an ONNX model, or cut short
+    │   ├── ExternalDataError    its weights lie in a file that is missing or too short
+    │   ├── DynamicShapeError    an input dimension has no size
+    │   └── NothingToPruneError  every axis is locked
+    ├── InputError               calibration inputs do not fit the model
+    ├── OptionError              an option's value, or options that exclude each other
+    ├── OutputError              the result cannot be written
+    ├── BudgetError              no plan reaches the budget
+    ├── PlanError                a plan does not fit the model
+    ├── ProofError               the cut model differs from the masked original
+    ├── RuntimeBackendError      a runtime cannot load or run a model
+    ├── SolverError              a solver failed
+    │   ├── SolverMissingError   it is not installed
+    │   └── SolverLicenseError   its licence does not admit the problem
+    └── LutError                 the latency look-up table file
+
+Every message carries the value, the place and the remedy. Anything that is not an `MdpError` is a bug and keeps
+its traceback.
+"""
+
+from __future__ import annotations
+
+
+class MdpError(Exception):
+    """Base of every error the user can act on."""
+
+
+class ModelError(MdpError):
+    """The model file cannot be used."""
+
+
+class NotOnnxError(ModelError):
+    """The file is no ONNX model, or is cut short."""
+
+
+class ExternalDataError(ModelError):
+    """A weight's external data file is missing or too short."""
+
+
+class DynamicShapeError(ModelError):
+    """An input dimension has no size."""
+
+
+class NothingToPruneError(ModelError):
+    """Every axis of the model is locked."""
+
+
+class InputError(MdpError):
+    """Calibration inputs do not fit the model."""
+
+
+class OptionError(MdpError):
+    """An option's value is malformed, or two options exclude each other."""
+
+
+class OutputError(MdpError):
+    """The result cannot be written where it was asked for."""
+
+
+class BudgetError(MdpError):
+    """No plan reaches the budget."""
+
+
+class PlanError(MdpError):
+    """A plan does not fit the model it is applied to."""
+
+
+class ProofError(MdpError):
+    """The cut model differs from the masked original."""
+
+
+class RuntimeBackendError(MdpError):
+    """A runtime cannot load or run a model."""
+
+
+class SolverError(MdpError):
+    """A solver failed."""
+
+
+class SolverMissingError(SolverError):
+    """The solver is not installed."""
+
+
+class SolverLicenseError(SolverError):
+    """The solver's licence does not admit the problem."""
+
+
+class LutError(MdpError):
+    """The latency look-up table file cannot be used."""

@@ -1,0 +1,1 @@
+"""ONNX models: reading, normal form, views, rewriting, writing. The only home of onnx and onnx_graphsurgeon."""

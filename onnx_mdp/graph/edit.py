@@ -1,0 +1,142 @@
+"""Rewriting a model through onnx-graphsurgeon: slice weights, set integers, bypass tensors, drop what is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnx_mdp.graph.network import Array
+from onnx_mdp.graph.normalize import is_copy, original_name
+
+G_LOGGER.severity = G_LOGGER.ERROR
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What to change in a normalized model.
+
+    slices      initializer -> axis -> kept positions, ascending
+    values      initializer -> flat index -> new integer
+    attributes  node index -> attribute -> new value
+    bypasses    tensor -> the tensor its readers take instead
+    """
+
+    slices: Mapping[str, Mapping[int, NDArray[np.int64]]] = field(default_factory=dict)
+    values: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    attributes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    bypasses: Mapping[str, str] = field(default_factory=dict)
+
+
+def rewrite(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
+    """A new model with the edits made and everything dead removed; all else is kept as it was."""
+    graph = gs.import_onnx(model)
+    nodes = list(graph.nodes)
+    tensors = graph.tensors()
+    for index, attributes in edits.attributes.items():
+        nodes[index].attrs.update(attributes)
+    for name, value in edits.bypasses.items():
+        _bypass(graph, tensors[name], tensors[value])
+    graph.cleanup(remove_unused_graph_inputs=False)
+    alive = graph.tensors()
+    for name, cuts in edits.slices.items():
+        if name in alive:
+            alive[name].values = sliced(alive[name].values, cuts)
+    for name, elements in edits.values.items():
+        if name in alive:
+            values = np.array(alive[name].values)
+            values.reshape(-1)[list(elements)] = list(elements.values())
+            alive[name].values = values
+    _merge_copies(alive)
+    for tensor in alive.values():
+        if isinstance(tensor, gs.Variable) and tensor not in graph.outputs and tensor not in graph.inputs:
+            tensor.shape = tensor.dtype = None
+    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    return _restored(gs.export_onnx(graph), model, set(edits.attributes))
+
+
+def sliced(values: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
+    """The array cut along several axes."""
+    for axis, kept in cuts.items():
+        values = np.take(values, kept, axis=axis)
+    return np.ascontiguousarray(values)
+
+
+def masked(
+    model: onnx.ModelProto, slices: Mapping[str, Mapping[int, NDArray[np.int64]]], zeroed: Iterable[str]
+) -> onnx.ModelProto:
+    """A copy of the model with every dropped position of the slices set to zero, and all of the `zeroed` weights."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    silent = set(zeroed)
+    for tensor in copy.graph.initializer:
+        if tensor.name in silent or tensor.name in slices:
+            values = np.array(onnx.numpy_helper.to_array(tensor))
+            values[...] = 0 if tensor.name in silent else _zeroed(values, slices[tensor.name])
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return copy
+
+
+def _zeroed(values: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
+    for axis, kept in cuts.items():
+        dropped = np.setdiff1d(np.arange(values.shape[axis]), kept)
+        values[(slice(None),) * axis + (dropped,)] = 0
+    return values
+
+
+def _bypass(graph: gs.Graph, tensor: gs.Tensor, replacement: gs.Tensor) -> None:
+    for node in list(tensor.outputs):
+        node.inputs = [replacement if value is tensor else value for value in node.inputs]
+    if any(output is tensor for output in graph.outputs):
+        tensor.inputs.clear()
+        graph.nodes.append(gs.Node("Identity", f"{tensor.name}/bypass", inputs=[replacement], outputs=[tensor]))
+
+
+def _merge_copies(tensors: Mapping[str, gs.Tensor]) -> None:
+    """Undo the copies `normalize` made of shared initializers wherever the cut left them equal."""
+    copied = {original_name(name) for name in tensors if is_copy(name)}
+    first: dict[tuple[str, bytes], gs.Tensor] = {}
+    for name, tensor in tensors.items():
+        origin = original_name(name)
+        if origin not in copied or not isinstance(tensor, gs.Constant):
+            continue
+        kept = first.setdefault((origin, tensor.values.tobytes()), tensor)
+        if origin not in tensors and not any(other.name == origin for other in first.values()):
+            kept.name = origin
+        if kept is not tensor:
+            for node in list(tensor.outputs):
+                node.inputs = [kept if value is tensor else value for value in node.inputs]
+
+
+def _restored(exported: onnx.ModelProto, source: onnx.ModelProto, resized: set[int]) -> onnx.ModelProto:
+    """The exported model with everything graphsurgeon does not carry taken from the source."""
+    for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string", "ir_version"):
+        setattr(exported, name, getattr(source, name))
+    fields: list[tuple[Any, Any]] = [
+        (exported.metadata_props, source.metadata_props),
+        (exported.functions, source.functions),
+        (exported.opset_import, source.opset_import),
+        (exported.graph.input, source.graph.input),
+        (exported.graph.output, source.graph.output),
+        (exported.graph.metadata_props, source.graph.metadata_props),
+    ]
+    for target, origin in fields:
+        del target[:]
+        target.extend(origin)
+    exported.graph.doc_string = source.graph.doc_string
+    origins = {node.output[0]: (i, node) for i, node in enumerate(source.graph.node) if node.output}
+    for node in exported.graph.node:
+        if node.output and node.output[0] in origins:
+            index, before = origins[node.output[0]]
+            node.doc_string = before.doc_string
+            node.metadata_props.extend(before.metadata_props)
+            if index not in resized and not any(a.type in (5, 10) for a in before.attribute):
+                del node.attribute[:]
+                node.attribute.extend(before.attribute)
+    return exported

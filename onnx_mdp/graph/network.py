@@ -1,0 +1,141 @@
+"""A read-only view of a normalized model: nodes, weights, shapes. Every stage but the writer reads this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnx_mdp.graph.shapes import Shape, infer_shapes, input_shapes
+
+Array = NDArray[Any]
+FLOATS = {
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator.
+
+    `inputs` holds "" where an optional one is absent; `captured` are the outer tensors that its subgraphs read.
+    """
+
+    index: int
+    name: str
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    captured: tuple[str, ...]
+
+
+class Weights(Mapping[str, Array]):
+    """Initializers by name, converted on each access so that no second copy of the model lives in memory."""
+
+    def __init__(self, tensors: Mapping[str, onnx.TensorProto]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Array:
+        return numpy_helper.to_array(self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A normalized model at concrete input shapes.
+
+    `shapes` and `types` (ONNX element types) lack the tensors whose shape depends on data.
+    """
+
+    model: onnx.ModelProto
+    nodes: tuple[Node, ...]
+    weights: Weights
+    inputs: Mapping[str, Shape]
+    outputs: tuple[str, ...]
+    shapes: Mapping[str, Shape]
+    types: Mapping[str, int]
+    opsets: Mapping[str, int]
+
+    @cached_property
+    def producers(self) -> Mapping[str, Node]:
+        """The node that computes each tensor."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Node, ...]]:
+        """The nodes that read each tensor, in order, once each."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys((*node.inputs, *node.captured)):
+                found.setdefault(name, []).append(node)
+        return {name: tuple(nodes) for name, nodes in found.items()}
+
+    def is_float_weight(self, name: str) -> bool:
+        """Whether the tensor is an initializer of floating point numbers."""
+        return name in self.weights and self.types[name] in FLOATS
+
+
+def read_network(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> Network:
+    """The view of a model in normal form, at the asked input shapes (see `input_shapes`)."""
+    inputs = input_shapes(model.graph, asked)
+    known = infer_shapes(model, inputs)
+    return Network(
+        model=model,
+        nodes=tuple(_node(i, node) for i, node in enumerate(model.graph.node)),
+        weights=Weights({tensor.name: tensor for tensor in model.graph.initializer}),
+        inputs=inputs,
+        outputs=tuple(value.name for value in model.graph.output),
+        shapes={name: shape for name, (shape, _) in known.items()},
+        types={name: elem for name, (_, elem) in known.items()},
+        opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
+    )
+
+
+def _node(index: int, node: onnx.NodeProto) -> Node:
+    return Node(
+        index=index,
+        name=node.name or next((o for o in node.output if o), f"node {index}"),
+        op=node.op_type,
+        domain=node.domain or "ai.onnx",
+        inputs=tuple(node.input),
+        outputs=tuple(node.output),
+        attributes={a.name: _attribute(a) for a in node.attribute},
+        captured=tuple(dict.fromkeys(_captured(node))),
+    )
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _captured(node: onnx.NodeProto) -> Iterator[str]:
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
+            local = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+            local |= {name for inner in graph.node for name in inner.output}
+            for inner in graph.node:
+                yield from (name for name in (*inner.input, *_captured(inner)) if name and name not in local)
+            yield from (value.name for value in graph.output if value.name not in local)

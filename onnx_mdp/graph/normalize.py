@@ -1,0 +1,95 @@
+"""Lossless rewrites that let every later stage see one form: weights are initializers, each with one use.
+
+* `Constant` nodes become initializers.
+* Initializers that are also graph inputs stop being inputs (a cut weight could not be overridden anyway).
+* A vector or an integer list with several uses gets one copy per use. Exporters merge equal biases of unrelated
+  layers, and one shared shape list would tie every layer that reads it. Weights of two and more dimensions are
+  only shared when a layer really is applied twice: they stay one, and their uses are tied.
+* Dense duplicates that are still equal in the result are merged again (`onnx_mdp.graph.edit`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+COPY_MARK = "::use"
+INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
+
+
+def normalize(model: onnx.ModelProto) -> None:
+    """Bring the model into normal form, in place; the function it computes does not change."""
+    _constants_to_initializers(model.graph)
+    _drop_weight_inputs(model.graph)
+    _copy_shared(model.graph)
+
+
+def original_name(name: str) -> str:
+    """The input model's name of an initializer that may be a copy made here."""
+    return name.split(COPY_MARK, 1)[0]
+
+
+def is_copy(name: str) -> bool:
+    """Whether the initializer is a copy made here."""
+    return COPY_MARK in name
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    kept = []
+    for node in graph.node:
+        tensor = _constant_value(node)
+        if tensor is None:
+            kept.append(node)
+        else:
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+    if len(kept) < len(graph.node):
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1:
+        return None
+    value = onnx.helper.get_attribute_value(node.attribute[0])
+    match node.attribute[0].name:
+        case "value":
+            return onnx.TensorProto.FromString(value.SerializeToString())
+        case "value_float" | "value_floats":
+            return numpy_helper.from_array(np.asarray(value, np.float32))
+        case "value_int" | "value_ints":
+            return numpy_helper.from_array(np.asarray(value, np.int64))
+        case _:
+            return None
+
+
+def _drop_weight_inputs(graph: onnx.GraphProto) -> None:
+    weights = {tensor.name for tensor in graph.initializer}
+    for value in [value for value in graph.input if value.name in weights]:
+        graph.input.remove(value)
+
+
+def _copy_shared(graph: onnx.GraphProto) -> None:
+    uses = Counter(name for node in graph.node for name in node.input)
+    outputs = {value.name for value in graph.output}
+    shared = {t.name: t for t in graph.initializer if uses[t.name] > 1 and _copied(t) and t.name not in outputs}
+    seen: Counter[str] = Counter()
+    copies = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name not in shared:
+                continue
+            if seen[name]:
+                copy = onnx.TensorProto.FromString(shared[name].SerializeToString())
+                copy.name = node.input[i] = f"{name}{COPY_MARK}{seen[name]}"
+                copies.append(copy)
+            seen[name] += 1
+    graph.initializer.extend(copies)
+
+
+def _copied(tensor: onnx.TensorProto) -> bool:
+    return len(tensor.dims) == 1 and (tensor.data_type in INTEGERS or tensor.dims[0] > 1)

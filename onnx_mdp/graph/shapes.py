@@ -1,0 +1,92 @@
+"""Concrete shapes of every tensor, for the input sizes the model is pruned at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import onnx
+
+from onnx_mdp.errors import DynamicShapeError, OptionError
+
+Shape = tuple[int, ...]
+_SMALL = 64  # elements: tensors up to here may be shapes or scales, which inference reads
+
+
+def input_shapes(graph: onnx.GraphProto, asked: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The concrete shape of every graph input.
+
+    A symbolic first dimension is a batch and becomes 1; any other symbolic dimension must be asked for.
+
+    Raises:
+        DynamicShapeError: an input has a symbolic dimension that is not asked for.
+        OptionError: `asked` names no input, or contradicts a fixed dimension.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    if unknown := sorted(set(asked) - set(inputs)):
+        raise OptionError(f"--shape names no input: {', '.join(unknown)}; the inputs are {', '.join(inputs)}")
+    return {name: _concrete(value, asked.get(name)) for name, value in inputs.items()}
+
+
+def dims(value: onnx.ValueInfoProto) -> list[int | None] | None:
+    """The declared dimensions, None where symbolic; None for a tensor of unknown rank."""
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
+
+
+def _concrete(value: onnx.ValueInfoProto, asked: Shape | None) -> Shape:
+    declared = dims(value)
+    if asked is not None:
+        fits = declared is None or (
+            len(declared) == len(asked) and all(d in (None, a) for d, a in zip(declared, asked, strict=True))
+        )
+        if not fits:
+            shown = "x".join(str(d or "?") for d in declared or [])
+            raise OptionError(f"--shape {value.name}:{'x'.join(map(str, asked))} contradicts the model's {shown}")
+        return asked
+    if declared is None:
+        raise DynamicShapeError(f"input {value.name!r} has no declared rank; give it: --shape {value.name}:1x3x224x224")
+    if declared and declared[0] is None:
+        declared[0] = 1
+    if None in declared:
+        shown = "x".join("?" if d is None else str(d) for d in declared)
+        raise DynamicShapeError(
+            f"input {value.name!r} is {shown}; give its size: --shape {value.name}:{shown.replace('?', '224')}"
+        )
+    return tuple(d for d in declared if d is not None)
+
+
+def infer_shapes(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> dict[str, tuple[Shape, int]]:
+    """Shape and ONNX element type of every tensor whose shape is known at these input shapes.
+
+    Works on a copy without weights, so it costs memory in proportion to the graph alone.
+    """
+    skeleton = _skeleton(model, inputs)
+    inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    found: dict[str, tuple[Shape, int]] = {}
+    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+        shape = dims(value)
+        if shape is not None and None not in shape:
+            found[value.name] = (tuple(d for d in shape if d is not None), value.type.tensor_type.elem_type)
+    for tensor in inferred.initializer:
+        found[tensor.name] = (tuple(tensor.dims), tensor.data_type)
+    return found
+
+
+def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
+    source = model.graph
+    large = [tensor for tensor in source.initializer if math.prod(tensor.dims) > _SMALL]
+    moved = {tensor.name for tensor in large}
+    graph = onnx.GraphProto(name=source.name)
+    for value in source.input:
+        elem = value.type.tensor_type.elem_type
+        graph.input.append(onnx.helper.make_tensor_value_info(value.name, elem, inputs[value.name]))
+    graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large)
+    graph.initializer.extend(t for t in source.initializer if t.name not in moved)
+    graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in source.output)
+    graph.node.extend(source.node)
+    return onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions, graph=graph
+    )

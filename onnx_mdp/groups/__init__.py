@@ -1,0 +1,1 @@
+"""Prunable groups and removable blocks of a network, and how to cut them."""

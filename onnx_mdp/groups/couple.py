@@ -1,0 +1,350 @@
+"""Couples the axes of a whole network: every operator's rule becomes equations between terms, solved together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from onnx_mdp.axes.terms import Factor, Term, concat, fresh, leaves, prod
+from onnx_mdp.axes.unify import MisalignedError, Unifier
+from onnx_mdp.graph.dims import AxisSize, Dim, Dims, Literal, follow_dims
+from onnx_mdp.graph.network import FLOATS, Network, Node
+from onnx_mdp.rules import Refusal, View, line_of
+from onnx_mdp.rules.line import Axis, Concatenation, Expr, Letter, Line, Operand, letters
+from onnx_mdp.rules.registry import find_rule
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Why an axis may not shrink, and the node (or graph boundary) that says so."""
+
+    reason: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.node})"
+
+
+@dataclass(frozen=True)
+class AttributeSlot:
+    """An integer attribute of a node; `index` is None for a scalar."""
+
+    node: int
+    name: str
+    index: int | None
+
+
+@dataclass(frozen=True)
+class Resize:
+    """An integer of the graph that holds the size of a term."""
+
+    slot: Literal | AttributeSlot
+    term: Term
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A node that sums over the units of `term`; operands are (tensor, axis) pairs that carry it."""
+
+    node: Node
+    term: Term
+    operands: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """The solved axes of a network.
+
+    `axes` holds every followed tensor's terms, resolved; `frozen` the reasons per locked factor, in graph order;
+    `lines` the rule of each node that has one.
+    """
+
+    network: Network
+    axes: Mapping[str, tuple[Term, ...]]
+    frozen: Mapping[Factor, tuple[Freeze, ...]]
+    resizes: tuple[Resize, ...]
+    contractions: tuple[Contraction, ...]
+    lines: Mapping[int, Line]
+    refusals: Mapping[int, str]
+
+    @cached_property
+    def members(self) -> Mapping[Factor, tuple[tuple[str, int], ...]]:
+        """The (initializer, axis) pairs of floating point weights that carry each factor, in graph order."""
+        found: dict[Factor, dict[tuple[str, int], None]] = {}
+        for node in self.network.nodes:
+            for name in node.inputs:
+                if self.network.is_float_weight(name):
+                    for axis, term in enumerate(self.axes.get(name, ())):
+                        for leaf in leaves(term):
+                            found.setdefault(leaf, {})[name, axis] = None
+        return {leaf: tuple(pairs) for leaf, pairs in found.items()}
+
+
+def _place(node: Node) -> str:
+    return f"{node.op} {node.name}"
+
+
+def couple(network: Network) -> Coupling:
+    """Solve the axes of every tensor of the network."""
+    return _Coupler(network).run()
+
+
+class _Coupler:
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.dims: Mapping[str, Dims] = follow_dims(network)
+        self.unifier = Unifier()
+        self.axes: dict[str, tuple[Term, ...]] = {}
+        self.freezes: list[tuple[Term, Freeze]] = []
+        self.resizes: list[Resize] = []
+        self.contractions: list[Contraction] = []
+        self.lines: dict[int, Line] = {}
+        self.refusals: dict[int, str] = {}
+
+    def run(self) -> Coupling:
+        for name in self.network.inputs:
+            self._freeze_tensor(name, Freeze("it is a graph input", name))
+        for node in self.network.nodes:
+            self._add(node)
+        for name in self.network.outputs:
+            self._freeze_tensor(name, Freeze("it is a graph output", name))
+        self._freeze_integer_tables()
+        self._freeze_conflicting_slots()
+        return self._result()
+
+    def _axes_of(self, name: str) -> tuple[Term, ...]:
+        if name not in self.axes:
+            self.axes[name] = tuple(fresh(size) for size in self.network.shapes.get(name, ()))
+        return self.axes[name]
+
+    def _freeze_tensor(self, name: str, freeze: Freeze) -> None:
+        self.freezes.extend((term, freeze) for term in self._axes_of(name))
+
+    def _add(self, node: Node) -> None:
+        view = View(node, self.network, self.dims)
+        line = line_of(view)
+        if isinstance(line, Refusal):
+            self.refusals[node.index] = line.reason
+            for name in (*node.inputs, *node.outputs, *node.captured):
+                if name:
+                    self._freeze_tensor(name, Freeze(line.reason, _place(node)))
+            return
+        self.lines[node.index] = line
+        rule = find_rule(view)
+        self._equate(node, line, Freeze(rule.why if rule else "", _place(node)))
+
+    def _equate(self, node: Node, line: Line, freeze: Freeze) -> None:
+        operands = list(_operands(node, line))
+        sizes = _letter_sizes(line, [(op, self.network.shapes[name]) for op, name in operands])
+        terms = {letter: fresh(size) for letter, size in sizes.items()}
+        for operand, name in operands:
+            for axis, term in zip(operand.axes or (), self._axes_of(name), strict=True):
+                expr = _build(axis.expr, terms)
+                self._unify(term, expr, node)
+                if axis.frozen:
+                    self.freezes.append((expr, freeze))
+        for left, right in line.equations:
+            self._unify(_build(left, terms), _build(right, terms), node)
+        for size in line.sizes:
+            self._hold(node, line, size.target, size.index, _build(size.expr, terms))
+        self._note_contractions(node, line, operands, terms)
+
+    def _unify(self, left: Term, right: Term, node: Node) -> None:
+        try:
+            self.unifier.unify(left, right)
+        except MisalignedError as error:
+            freeze = Freeze(f"it cannot be aligned: {error}", _place(node))
+            self.freezes.extend([(left, freeze), (right, freeze)])
+
+    def _hold(self, node: Node, line: Line, target: str, index: int | None, term: Term) -> None:
+        """Tie an integer of the graph to the size of a term."""
+        position = next((i for i, op in enumerate(line.inputs) if op.name == target), None)
+        if position is None:
+            self.resizes.append(Resize(AttributeSlot(node.index, target, index), term))
+            return
+        dim: Dim = self.dims[node.inputs[position]][index or 0]
+        if isinstance(dim.origin, Literal):
+            self.resizes.append(Resize(dim.origin, term))
+        elif isinstance(dim.origin, AxisSize):
+            self._unify(term, self._axes_of(dim.origin.tensor)[dim.origin.axis], node)
+        else:
+            self.freezes.append((term, Freeze("its size is computed from other sizes", _place(node))))
+
+    def _note_contractions(
+        self, node: Node, line: Line, operands: list[tuple[Operand, str]], terms: Mapping[str, Term]
+    ) -> None:
+        gone = _contracted(line)
+        for name in gone:
+            carriers = [
+                (tensor, axis)
+                for operand, tensor in operands
+                for axis, entry in enumerate(operand.axes or ())
+                if any(letter.name == name for letter in letters(entry.expr))
+            ]
+            self.contractions.append(Contraction(node, terms[name], tuple(carriers)))
+
+    def _freeze_integer_tables(self) -> None:
+        for name, terms in self.axes.items():
+            if name in self.network.weights and self.network.types[name] not in FLOATS:
+                freeze = Freeze("an integer table lies along it", name)
+                self.freezes.extend((term, freeze) for term in terms)
+
+    def _freeze_conflicting_slots(self) -> None:
+        """One integer cannot hold two sizes: where its terms differ, all of them freeze."""
+        slots: dict[object, Resize] = {}
+        for resize in self.resizes:
+            first = slots.setdefault(resize.slot, resize)
+            if self.unifier.resolve(first.term) != self.unifier.resolve(resize.term):
+                freeze = Freeze("one integer holds the size of two axes", str(resize.slot))
+                self.freezes.extend([(first.term, freeze), (resize.term, freeze)])
+
+    def _result(self) -> Coupling:
+        resolve = self.unifier.resolve
+        contractions = tuple(Contraction(c.node, resolve(c.term), c.operands) for c in self.contractions)
+        frozen: dict[Factor, dict[Freeze, None]] = {}
+        axes = {name: tuple(map(resolve, terms)) for name, terms in self.axes.items()}
+        self.freezes.extend(_inexact(self.network, axes, self.lines, contractions))
+        for term, freeze in self.freezes:
+            for leaf in leaves(resolve(term)):
+                frozen.setdefault(leaf, {})[freeze] = None
+        return Coupling(
+            network=self.network,
+            axes=axes,
+            frozen={leaf: tuple(reasons) for leaf, reasons in frozen.items()},
+            resizes=tuple(Resize(r.slot, resolve(r.term)) for r in self.resizes),
+            contractions=contractions,
+            lines=self.lines,
+            refusals=self.refusals,
+        )
+
+
+def _operands(node: Node, line: Line) -> Iterator[tuple[Operand, str]]:
+    """The line's followed operands with the tensors they stand for; absent tensors are left out."""
+    for operands, names in ((line.inputs, node.inputs), (line.outputs, node.outputs)):
+        for operand, name in zip(operands, names, strict=False):
+            if name and operand.axes is not None:
+                yield operand, name
+
+
+def _build(expr: Expr, terms: Mapping[str, Term]) -> Term:
+    if isinstance(expr, Letter):
+        return terms[expr.name]
+    parts = [_build(part, terms) for part in expr.parts]
+    return concat(parts) if isinstance(expr, Concatenation) else prod(parts)
+
+
+def _letter_sizes(line: Line, operands: list[tuple[Operand, tuple[int, ...]]]) -> dict[str, int]:
+    """The size of every letter, from the shapes of the operands."""
+    known: dict[str, int] = {}
+    pending = [(a.expr, s) for op, shape in operands for a, s in zip(op.axes or (), shape, strict=True)]
+    for expr, _ in pending:
+        known.update((letter.name, letter.size) for letter in letters(expr) if letter.size is not None)
+    while pending:
+        left = [(expr, size) for expr, size in pending if not _solve(expr, size, known)]
+        if len(left) == len(pending):
+            raise ValueError(f"the sizes of {[str(e) for e, _ in left]} do not follow from the shapes")
+        pending = left
+    return known
+
+
+def _solve(expr: Expr, size: int, known: dict[str, int]) -> bool:
+    """Derive the expression's letters from its size; False while more than one part is unknown."""
+    if isinstance(expr, Letter):
+        known.setdefault(expr.name, size)
+        return True
+    unknown = [part for part in expr.parts if any(letter.name not in known for letter in letters(part))]
+    if len(unknown) > 1:
+        return False
+    for part in unknown:
+        rest = [_size_of(other, known) for other in expr.parts if other is not part]
+        if isinstance(expr, Concatenation):
+            return _solve(part, size - sum(rest), known)
+        for factor in rest:
+            size //= factor
+        return _solve(part, size, known)
+    return True
+
+
+def _size_of(expr: Expr, known: Mapping[str, int]) -> int:
+    return _build(expr, {name: fresh(size) for name, size in known.items()}).size
+
+
+def _contracted(line: Line) -> list[str]:
+    """Letters of inputs that are summed over: not in an output, an equation or a part that is sliced off."""
+    passed = {letter.name for op in line.outputs for axis in op.axes or () for letter in letters(axis.expr)}
+    passed |= {letter.name for equation in line.equations for side in equation for letter in letters(side)}
+    gone: dict[str, None] = {}
+    for operand in line.inputs:
+        for axis in operand.axes or ():
+            if not axis.frozen and not isinstance(axis.expr, Concatenation):
+                gone.update((letter.name, None) for letter in letters(axis.expr) if letter.name not in passed)
+    return list(gone)
+
+
+def _inexact(
+    network: Network,
+    axes: Mapping[str, tuple[Term, ...]],
+    lines: Mapping[int, Line],
+    contractions: tuple[Contraction, ...],
+) -> Iterator[tuple[Term, Freeze]]:
+    """Sums over activations that are not zero where the weights behind them are: cutting them is no masking.
+
+    A weight among the operands is zero at a dropped unit, so the sum loses nothing. Without one, some operand has
+    to carry the zero from its own producers through operators that keep it.
+    """
+    zero = zero_factors(network, axes, lines)
+    for contraction in contractions:
+        for leaf in leaves(contraction.term):
+            if not any(leaf in zero.get(tensor, ()) for tensor, _ in contraction.operands):
+                yield (
+                    leaf,
+                    Freeze("it is summed over after an operator that does not keep zero", _place(contraction.node)),
+                )
+
+
+def zero_factors(
+    network: Network, axes: Mapping[str, tuple[Term, ...]], lines: Mapping[int, Line]
+) -> dict[str, frozenset[Factor]]:
+    """For every tensor, the factors at whose dropped units it is zero once all their weights are."""
+    zero: dict[str, frozenset[Factor]] = {}
+    for name in network.weights:
+        if network.is_float_weight(name):
+            zero[name] = _carried(axes.get(name, ()))
+    for node in network.nodes:
+        line = lines.get(node.index)
+        if line is None or line.zero is None:
+            continue
+        inputs = {op.name: name for op, name in zip(line.inputs, node.inputs, strict=False) if name}
+        for output in node.outputs:
+            holds = _carried(axes.get(output, ()))
+            for clause in line.zero:
+                holds &= _clause(clause, inputs, axes, zero, holds)
+            zero[output] = holds
+    return zero
+
+
+def _carried(terms: tuple[Term, ...]) -> frozenset[Factor]:
+    return frozenset(leaf for term in terms for leaf in leaves(term))
+
+
+def _clause(
+    clause: tuple[str, ...],
+    inputs: Mapping[str, str],
+    axes: Mapping[str, tuple[Term, ...]],
+    zero: Mapping[str, frozenset[Factor]],
+    candidates: frozenset[Factor],
+) -> frozenset[Factor]:
+    """The factors for which one of the clause's operands is zero; an absent operand is zero."""
+    holds: frozenset[Factor] = frozenset()
+    for name in clause:
+        tensor = inputs.get(name.removesuffix("?"))
+        if tensor is None:
+            return candidates
+        holds |= zero.get(tensor, frozenset())
+        if name.endswith("?"):
+            holds |= candidates - _carried(axes.get(tensor, ()))
+    return holds
+
+
+__all__ = ["AttributeSlot", "Axis", "Contraction", "Coupling", "Freeze", "Resize", "couple", "zero_factors"]

@@ -1,0 +1,206 @@
+"""Prunable groups: the factors that stayed free, with readable names, kinds and members."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from onnx_mdp.axes.terms import Factor, Prod, Term, leaves, size
+from onnx_mdp.graph.network import Network, Node
+from onnx_mdp.groups.blocks import Block, find_blocks
+from onnx_mdp.groups.couple import Coupling, Freeze, couple
+
+_GENERATED = re.compile(r"(onnx::|val_|_v_|v\d|w_\d|\d)")
+_SUFFIX = re.compile(r"[._/](weight|bias|kernel|gamma|beta|W|b)$")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that can only be cut together, everywhere they occur.
+
+    Attributes:
+        name: unique and stable: the first weight that produces the units, with the kind where one weight has several.
+        kind: channel, hidden, stream, head, head_dim, qk, v or group.
+        factor: the free factor; its size is the number of units.
+        members: (initializer, axis) pairs that carry the units, in graph order.
+        floor: fewest units that leave a valid model (0 where the axis has other parts).
+    """
+
+    name: str
+    kind: str
+    factor: Factor
+    members: tuple[tuple[str, int], ...]
+    floor: int = 1
+
+    @property
+    def units(self) -> int:
+        """Number of units before pruning."""
+        return self.factor.size
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A dimension of the weights that may not be cut, and why."""
+
+    name: str
+    units: int
+    reasons: tuple[Freeze, ...]
+    members: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What can be pruned in a network, and what cannot."""
+
+    coupling: Coupling
+    groups: tuple[Group, ...]
+    blocks: tuple[Block, ...]
+    locked: tuple[Locked, ...]
+
+    @property
+    def network(self) -> Network:
+        """The network that was analyzed."""
+        return self.coupling.network
+
+
+def analyze(network: Network, locks: Iterable[str] = ()) -> Analysis:
+    """Find the groups and blocks; those whose name or member matches a shell pattern in `locks` are locked."""
+    coupling = couple(network)
+    roles = _attention_roles(coupling)
+    free, frozen = [], []
+    for factor, members in coupling.members.items():
+        if factor in coupling.frozen:
+            if _on_activations(coupling, members, factor):
+                frozen.append(Locked(_label(coupling, factor, members), factor.size, coupling.frozen[factor], members))
+        else:
+            name = _label(coupling, factor, members)
+            free.append(Group(name, _kind(coupling, factor, members, roles), factor, members))
+    return _lock(coupling, _floored(coupling, _named(free)), frozen, tuple(locks))
+
+
+def _lock(coupling: Coupling, groups: Sequence[Group], frozen: list[Locked], locks: tuple[str, ...]) -> Analysis:
+    def matched(*names: str) -> str | None:
+        return next((p for p in locks if any(fnmatch.fnmatchcase(name, p) for name in names)), None)
+
+    kept = []
+    for group in groups:
+        pattern = matched(group.name, *(name for name, _ in group.members))
+        if pattern is None:
+            kept.append(group)
+        else:
+            frozen.append(Locked(group.name, group.units, (Freeze("it is locked by request", pattern),), group.members))
+    blocks = tuple(block for block in find_blocks(coupling) if matched(block.name) is None)
+    return Analysis(coupling, tuple(kept), blocks, tuple(frozen))
+
+
+def _on_activations(coupling: Coupling, members: tuple[tuple[str, int], ...], factor: Factor) -> bool:
+    """Whether the factor lies on a tensor that is computed; the windows of kernels do not."""
+    readers = {node.index: node for name, _ in members for node in coupling.network.consumers.get(name, ())}
+    names = {n for node in readers.values() for n in (*node.inputs, *node.outputs) if n not in coupling.network.weights}
+    return any(factor in leaves(term) for name in names for term in coupling.axes.get(name, ()))
+
+
+def _producers(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]) -> dict[str, Node]:
+    """The members that put the units on an output, with the node that does."""
+    found: dict[str, Node] = {}
+    for name, _ in members:
+        for node in coupling.network.consumers[name]:
+            if any(factor in leaves(term) for out in node.outputs for term in coupling.axes.get(out, ())):
+                found.setdefault(name, node)
+    return found
+
+
+def _label(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]) -> str:
+    names = list(_producers(coupling, factor, members)) or [name for name, _ in members]
+    readable = [name for name in names if not _GENERATED.match(name)]
+    return _SUFFIX.sub("", (readable or names)[0])
+
+
+def _kind(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]], roles: _Roles) -> str:
+    if factor in roles.batch:
+        return "head"
+    if factor in roles.contracted:
+        return "head_dim" if factor in roles.free else "qk"
+    if factor in roles.free:
+        return "v"
+    if any(_counts_groups(coupling, factor, name) for name, _ in members):
+        return "group"
+    producers = _producers(coupling, factor, members).values()
+    contracting = {c.node.index for c in coupling.contractions if c.term.size > 1}
+    sources = {node.index: node.op for node in producers if node.index in contracting}
+    if len(sources) > 1:
+        return "stream"
+    ops = sources.values() or [node.op for node in producers]
+    return "channel" if any(op.startswith("Conv") for op in ops) else "hidden"
+
+
+def _counts_groups(coupling: Coupling, factor: Factor, name: str) -> bool:
+    """Whether the factor counts the groups of a grouped convolution with several channels a group."""
+    first = coupling.axes[name][0]
+    grouped = any(
+        n.op.startswith("Conv") and n.attributes.get("group", 1) > 1 for n in coupling.network.consumers[name]
+    )
+    return grouped and isinstance(first, Prod) and first.parts[0] is factor
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Factors by what they do in products of two activations."""
+
+    batch: frozenset[Factor]
+    contracted: frozenset[Factor]
+    free: frozenset[Factor]
+
+
+def _attention_roles(coupling: Coupling) -> _Roles:
+    batch: set[Factor] = set()
+    contracted: set[Factor] = set()
+    free: set[Factor] = set()
+    for contraction in coupling.contractions:
+        node = contraction.node
+        tensors = [name for name, _ in contraction.operands]
+        if len(tensors) < 2 or any(name in coupling.network.weights for name in tensors):
+            continue
+        left, right, out = (_carried(coupling, name) for name in (node.inputs[0], node.inputs[1], node.outputs[0]))
+        batch |= left & right & out
+        contracted |= set(leaves(contraction.term))
+        free |= (left ^ right) & out
+    return _Roles(frozenset(batch), frozenset(contracted), frozenset(free))
+
+
+def _carried(coupling: Coupling, name: str) -> set[Factor]:
+    return {leaf for term in coupling.axes.get(name, ()) for leaf in leaves(term)}
+
+
+def _named(groups: Sequence[Group]) -> list[Group]:
+    """Groups with unique names: the kind is added where a label has several, a number where that is not enough."""
+    labels = Counter(group.name for group in groups)
+    named = [replace(g, name=f"{g.name}/{g.kind}") if labels[g.name] > 1 else g for g in groups]
+    seen: Counter[str] = Counter()
+    result = []
+    for group in named:
+        seen[group.name] += 1
+        result.append(replace(group, name=f"{group.name}#{seen[group.name]}") if seen[group.name] > 1 else group)
+    return result
+
+
+def _floored(coupling: Coupling, groups: Sequence[Group]) -> list[Group]:
+    """Allow zero units where every axis keeps other parts, even with all such groups at zero and the rest at one."""
+    on: dict[Factor, list[Term]] = {}
+    for terms in coupling.axes.values():
+        for term in terms:
+            for leaf in leaves(term):
+                on.setdefault(leaf, []).append(term)
+    ones = {group.factor: 1 for group in groups}
+    empty: dict[Factor, int] = {}
+    result = []
+    for group in groups:
+        trial = {**ones, **empty, group.factor: 0}
+        if all(size(term, trial) > 0 for term in on[group.factor]):
+            empty[group.factor] = 0
+            group = replace(group, floor=0)
+        result.append(group)
+    return result

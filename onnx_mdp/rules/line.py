@@ -1,0 +1,198 @@
+"""The text form of an operator's rule: one line of equations between axes.
+
+    x[n,(g:2 i),!,!] w[(g o),i,!,!] b[(g o)] -> y[n,(g o),!,!]; group = |g|; zero x|w, b
+
+Operands stand in the order of the node's inputs and outputs; one without brackets is not followed (an integer
+parameter, or one that is absent). Within brackets, one expression per axis:
+
+    c            a factor; the same letter is the same factor everywhere in the line
+    (a b)        product, the last part varying fastest       [a + b]   sum
+    1            a size-one axis                              c:16      a factor of known size
+    !c, !        a factor that may not shrink; without a letter, one of its own
+
+Clauses after the arrow:
+
+    (a b) = (c d)            an equation more
+    shape[2] = |c|           the parameter's element (an input's, or an attribute's) holds the size of c
+    group = |g|              likewise for a scalar attribute
+    zero x|w, b              the output is zero wherever (x or w) is zero and b is; `x?` asks only operands that
+                             carry the axis
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A named factor; `size` where the line states it."""
+
+    name: str
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Product:
+    """Row-major product of expressions; the empty one is a size-one axis."""
+
+    parts: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Concatenation:
+    """Expressions one after the other."""
+
+    parts: tuple[Expr, ...]
+
+
+Expr = Letter | Product | Concatenation
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of an operand."""
+
+    expr: Expr
+    frozen: bool
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor of the node; `axes` is None when its axes are not followed."""
+
+    name: str
+    axes: tuple[Axis, ...] | None
+
+
+@dataclass(frozen=True)
+class Size:
+    """`target[index]` holds the size of `expr`; `index` is None for a scalar attribute."""
+
+    target: str
+    index: int | None
+    expr: Expr
+
+
+@dataclass(frozen=True)
+class Line:
+    """A parsed rule."""
+
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    equations: tuple[tuple[Expr, Expr], ...] = ()
+    sizes: tuple[Size, ...] = ()
+    zero: tuple[tuple[str, ...], ...] | None = field(default=None)
+
+
+def letters(expr: Expr) -> Iterator[Letter]:
+    """Every letter of an expression."""
+    if isinstance(expr, Letter):
+        yield expr
+        return
+    for part in expr.parts:
+        yield from letters(part)
+
+
+def parse(text: str) -> Line:
+    """The rule a line of text states; ValueError where it breaks the grammar."""
+    signature, *clauses = (part.strip() for part in text.split(";"))
+    before, arrow, after = signature.partition("->")
+    if not arrow:
+        raise ValueError(f"no -> in rule {text!r}")
+    equations, sizes, zero = [], [], None
+    for clause in clauses:
+        if clause.startswith("zero"):
+            zero = tuple(tuple(part.strip().split("|")) for part in clause[4:].split(","))
+        elif "|" in clause:
+            sizes.append(_size(clause))
+        else:
+            left, right = clause.split(" = ")
+            equations.append((_Reader(left).expr(), _Reader(right).expr()))
+    return Line(_operands(before), _operands(after), tuple(equations), tuple(sizes), zero)
+
+
+def _operands(text: str) -> tuple[Operand, ...]:
+    operands, rest = [], text.strip()
+    while rest:
+        match = re.match(r"[A-Za-z_]\w*", rest)
+        if not match:
+            raise ValueError(f"expected an operand at {rest!r}")
+        rest = rest[match.end() :]
+        axes = None
+        if rest.startswith("["):
+            reader = _Reader(rest, owner=match.group())
+            axes = reader.axes()
+            rest = rest[reader.position() :]
+        operands.append(Operand(match.group(), axes))
+        rest = rest.strip()
+    return tuple(operands)
+
+
+def _size(clause: str) -> Size:
+    match = re.fullmatch(r"(\w+)(?:\[(\d+)\])? = \|(.+)\|", clause)
+    if not match:
+        raise ValueError(f"malformed clause {clause!r}")
+    name, index, expr = match.groups()
+    return Size(name, None if index is None else int(index), _Reader(expr).expr())
+
+
+class _Reader:
+    """Recursive descent over the tokens of one expression or axis list."""
+
+    def __init__(self, text: str, owner: str = "") -> None:
+        self._owner = owner
+        self._tokens = [(m.group(), m.end()) for m in re.finditer(r"[A-Za-z_]\w*|\d+|[^\s\w]", text)]
+        self._at = 0
+
+    def position(self) -> int:
+        return self._tokens[self._at - 1][1]
+
+    def axes(self) -> tuple[Axis, ...]:
+        self._take("[")
+        axes: list[Axis] = []
+        while self._peek() != "]":
+            frozen = self._skip("!")
+            bare = frozen and self._peek() in (",", "]")
+            axes.append(Axis(Letter(f"!{self._owner}{self._at}") if bare else self.expr(), frozen))
+            self._skip(",")
+        self._take("]")
+        return tuple(axes)
+
+    def expr(self) -> Expr:
+        if self._skip("("):
+            parts = []
+            while not self._skip(")"):
+                parts.append(self.expr())
+            return Product(tuple(parts))
+        if self._skip("["):
+            parts = [self.expr()]
+            while self._skip("+"):
+                parts.append(self.expr())
+            self._take("]")
+            return Concatenation(tuple(parts))
+        name = self._next()
+        if name == "1":
+            return Product(())
+        return Letter(name, int(self._next()) if self._skip(":") else None)
+
+    def _peek(self) -> str:
+        return self._tokens[self._at][0] if self._at < len(self._tokens) else ""
+
+    def _next(self) -> str:
+        self._at += 1
+        if self._at > len(self._tokens):
+            raise ValueError("the rule ends in the middle of an expression")
+        return self._tokens[self._at - 1][0]
+
+    def _skip(self, token: str) -> bool:
+        if self._peek() != token:
+            return False
+        self._at += 1
+        return True
+
+    def _take(self, token: str) -> None:
+        if (found := self._next()) != token:
+            raise ValueError(f"expected {token!r}, found {found!r}")

@@ -1,0 +1,58 @@
+"""Operators that contract: Conv, ConvTranspose, MatMul, Gemm."""
+
+from __future__ import annotations
+
+from onnx_mdp.rules.registry import Refusal, View, operand, rule, spell
+
+_WINDOW = "the window slides along it"
+
+
+@rule("Conv", why=_WINDOW, zero="x|w, b")
+def conv(view: View) -> str:
+    """Grouped or not; a depthwise convolution is the case of one input and one output channel a group."""
+    g, window = view.attr("group", 1), ",!" * (view.rank(0) - 2)
+    if g == 1:
+        return f"x[n,i{window}] w[o,i{window}] b[o] -> y[n,o{window}]"
+    return f"x[n,(g:{g} i){window}] w[(g o),i{window}] b[(g o)] -> y[n,(g o){window}]; group = |g|"
+
+
+@rule("ConvTranspose", why=_WINDOW, zero="x|w, b")
+def conv_transpose(view: View) -> str:
+    """As Conv, with the weight's first two axes exchanged."""
+    g, window = view.attr("group", 1), ",!" * (view.rank(0) - 2)
+    if g == 1:
+        return f"x[n,i{window}] w[i,o{window}] b[o] -> y[n,o{window}]"
+    return f"x[n,(g:{g} i){window}] w[(g i),o{window}] b[(g o)] -> y[n,(g o){window}]; group = |g|"
+
+
+@rule("MatMul", zero="x|w")
+def matmul(view: View) -> str:
+    """numpy.matmul: leading axes broadcast, k is contracted."""
+    out = view.out_shape()
+    ranks = view.rank(0), view.rank(1)
+    batch = spell(max(*ranks, 2) - 2, skip="ijk")
+
+    def axes(i: int, core: list[str]) -> str:
+        lead = view.shape(i)[: max(ranks[i] - 2, 0)]
+        names = batch[len(batch) - len(lead) :]
+        sizes = out[len(batch) - len(lead) : len(batch)]
+        kept = [name if size == full else "1" for name, size, full in zip(names, lead, sizes, strict=True)]
+        return operand("xw"[i], kept + core)
+
+    left = ["i", "k"] if ranks[0] > 1 else ["k"]
+    right = ["k", "j"] if ranks[1] > 1 else ["k"]
+    y = batch + left[:-1] + right[1:]
+    return f"{axes(0, left)} {axes(1, right)} -> {operand('y', y)}"
+
+
+@rule("Gemm", zero="x|w, b")
+def gemm(view: View) -> str | Refusal:
+    """Alpha x w + beta b, either factor possibly transposed."""
+    x = "k,i" if view.attr("transA", 0) else "i,k"
+    w = "j,k" if view.attr("transB", 0) else "k,j"
+    bias = ""
+    if view.has(2):
+        rank = view.rank(2)
+        names = zip("ij"[2 - rank :], view.shape(2), view.out_shape()[2 - rank :], strict=True)
+        bias = " " + operand("b", [n if size == full else "1" for n, size, full in names])
+    return f"x[{x}] w[{w}]{bias} -> y[i,j]"
