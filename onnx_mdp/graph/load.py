@@ -10,31 +10,36 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from onnx_mdp.errors import ExternalDataError, ModelError, NotOnnxError
+from onnx_mdp.graph.check import Signature, parameter_count, signature
 
 PROTOBUF_LIMIT = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model as it was given: `proto` holds all weights; `path` is None for a model from memory."""
+    """A model as it was given.
 
-    proto: onnx.ModelProto
+    Attributes:
+        name: what messages call it.
+        reference: what a runtime loads to run it: its path, or its bytes if it came from memory.
+        path: its file, None if it came from memory.
+        external: whether its weights lie in other files.
+        signature: its inputs and outputs.
+        parameters: number of floating point parameters.
+        size: bytes of the model with its weights.
+    """
+
+    name: str
+    reference: str | bytes
     path: Path | None
     external: bool
-
-    @property
-    def name(self) -> str:
-        """What messages call the model."""
-        return str(self.path) if self.path else (self.proto.graph.name or "the model")
-
-    @property
-    def reference(self) -> str | bytes:
-        """What a runtime loads to run the model as it was given."""
-        return str(self.path) if self.path else self.proto.SerializeToString()
+    signature: tuple[Signature, Signature]
+    parameters: int
+    size: int
 
 
-def load(model: str | Path | onnx.ModelProto) -> Source:
-    """The model with all of its weights in memory.
+def load(model: str | Path | onnx.ModelProto) -> tuple[Source, onnx.ModelProto]:
+    """The model as it was given, and a copy with all of its weights in memory that is the caller's to change.
 
     Raises:
         NotOnnxError: the file does not exist, is no ONNX model, or is cut short.
@@ -42,20 +47,24 @@ def load(model: str | Path | onnx.ModelProto) -> Source:
         ModelError: the model breaks the ONNX specification.
     """
     if isinstance(model, onnx.ModelProto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        source = Source(copy, None, external=False)
-        _check(source)
-        return source
+        data = model.SerializeToString()
+        return _source(onnx.ModelProto.FromString(data), model.graph.name or "the model", data, None)
     path = Path(model)
     proto = _parse(path)
-    tensors = list(proto.graph.initializer)
-    external = any(uses_external_data(tensor) for tensor in tensors)
-    if external:
+    return _source(proto, str(path), str(path), path)
+
+
+def _source(
+    proto: onnx.ModelProto, name: str, reference: str | bytes, path: Path | None
+) -> tuple[Source, onnx.ModelProto]:
+    external = any(uses_external_data(tensor) for tensor in proto.graph.initializer)
+    if external and path is None:
+        raise ExternalDataError(f"{name}: its weights lie in other files; give the path of the .onnx file instead")
+    if external and path:
         _load_external(proto, path)
-    source = Source(proto, path, external)
-    _check(source)
-    return source
+    _check(proto, name, path if external else None)
+    size, parameters = proto.ByteSize(), parameter_count(proto)
+    return Source(name, reference, path, external, signature(proto), parameters, size), proto
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -89,14 +98,11 @@ def _load_external(proto: onnx.ModelProto, path: Path) -> None:
         raise ExternalDataError(f"{path}: external data cannot be read: {_first_line(error)}") from error
 
 
-def _check(source: Source) -> None:
+def _check(proto: onnx.ModelProto, name: str, external: Path | None) -> None:
     try:
-        if source.path and source.external:
-            onnx.checker.check_model(str(source.path))
-        else:
-            onnx.checker.check_model(source.proto)
+        onnx.checker.check_model(str(external) if external else proto)
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"{source.name}: not valid ONNX: {_first_line(error)}") from error
+        raise ModelError(f"{name}: not valid ONNX: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -22,11 +22,23 @@ def input_shapes(graph: onnx.GraphProto, asked: Mapping[str, Shape]) -> dict[str
         DynamicShapeError: an input has a symbolic dimension that is not asked for.
         OptionError: `asked` names no input, or contradicts a fixed dimension.
     """
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    inputs = _inputs(graph)
     if unknown := sorted(set(asked) - set(inputs)):
         raise OptionError(f"--shape names no input: {', '.join(unknown)}; the inputs are {', '.join(inputs)}")
     return {name: _concrete(value, asked.get(name)) for name, value in inputs.items()}
+
+
+def _inputs(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
+    weights = {tensor.name for tensor in graph.initializer}
+    return {value.name: value for value in graph.input if value.name not in weights}
+
+
+def declared_inputs(graph: onnx.GraphProto) -> dict[str, tuple[type, list[int | None] | None]]:
+    """Numpy type and declared dimensions of every graph input."""
+    return {
+        name: (onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type), dims(value))
+        for name, value in _inputs(graph).items()
+    }
 
 
 def dims(value: onnx.ValueInfoProto) -> list[int | None] | None:

@@ -104,5 +104,5 @@ def _silence(coupling: Coupling, tensor: str, entry: str) -> list[str] | None:
         usable = [choice for choice in choices if choice is not None]
         if not usable:
             return None
-        found += min(usable, key=len)
+        found += sorted(usable, key=len)[0]
     return found

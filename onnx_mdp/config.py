@@ -1,0 +1,225 @@
+"""Options, as the fields of frozen dataclasses.
+
+The command line, the Python functions and the TOML file are all made from these fields, and the help text from these
+docstrings, so the three cannot drift apart. Values with units are kept as the user wrote them and parsed here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from onnx_mdp.errors import OptionError
+
+_UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "ns": 1e-6}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PruneOptions:
+    """How to prune.
+
+    Attributes:
+        latency: Latency budget: a time per run such as `4ms` or `850us`, or a share of the dense model's such as `70%`.
+        ratio: Instead of a budget, the share of units that every group keeps, such as `50%`; nothing is timed for the plan.
+        output: File to write; by default the model's name with `-pruned`, in the current folder.
+        inputs: Calibration inputs: `.npz` with one array per model input, or `.npy` for a single input.
+        threads: Threads the model will run on.
+        shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
+        lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
+        min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
+        multiple: Keep multiples of this many units; by default what the device is found to like, and 1 with --ratio.
+        importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto` for the best that can be had.
+        solver: `highs`, `gurobi`, or `auto`: Gurobi where its licence admits the size, else HiGHS.
+        runtime: Runtime that is measured and verified with.
+        seed: Seed of everything random.
+        lut: Latency table file; by default one per user, shared by all models.
+        report: Write a JSON report here.
+        plan: Write what was kept here, as JSON in the input model's names; `onnx-mdp apply` repeats it.
+        force: Overwrite the input model, and write a --ratio result even if it is slower.
+        quiet: Print nothing but errors.
+    """
+
+    latency: str | None = None
+    ratio: str | None = None
+    output: Annotated[Path | None, Parameter(alias="-o")] = None
+    inputs: Path | None = None
+    threads: int = 1
+    shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    min_keep: str = "1"
+    multiple: int | None = None
+    importance: str = "auto"
+    solver: str = "highs"
+    runtime: str = "onnxruntime"
+    seed: int = 0
+    lut: Path | None = None
+    report: Path | None = None
+    plan: Path | None = None
+    force: Annotated[bool, Parameter(negative="")] = False
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
+
+    def __post_init__(self) -> None:
+        _convert(self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class InspectOptions:
+    """How to look at a model.
+
+    Attributes:
+        shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
+        lock: Show what locking this shell pattern leaves; repeatable.
+        json: Print JSON.
+    """
+
+    shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    json: Annotated[bool, Parameter(negative="")] = False
+
+    def __post_init__(self) -> None:
+        _convert(self, lists=("shape", "lock"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class BenchOptions:
+    """How to compare latencies.
+
+    Attributes:
+        threads: Threads the models run on.
+        shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
+        seconds: Time to spend on each model.
+        runtime: Runtime to measure with.
+        json: Print JSON.
+    """
+
+    threads: int = 1
+    shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    seconds: float = 2.0
+    runtime: str = "onnxruntime"
+    json: Annotated[bool, Parameter(negative="")] = False
+
+    def __post_init__(self) -> None:
+        _convert(self, lists=("shape",))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ApplyOptions:
+    """How to repeat a cut.
+
+    Attributes:
+        output: File to write; by default the model's name with `-pruned`, in the current folder.
+        shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
+        runtime: Runtime that is verified with.
+        force: Overwrite the input model.
+        quiet: Print nothing but errors.
+    """
+
+    output: Annotated[Path | None, Parameter(alias="-o")] = None
+    shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    runtime: str = "onnxruntime"
+    force: Annotated[bool, Parameter(negative="")] = False
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
+
+    def __post_init__(self) -> None:
+        _convert(self, paths=("output",), lists=("shape",))
+
+
+def _convert(options: object, paths: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> None:
+    """Let Python callers write paths as text, and one pattern without a list around it."""
+    for name in paths:
+        value = getattr(options, name)
+        object.__setattr__(options, name, Path(value) if isinstance(value, str) else value)
+    for name in lists:
+        value = getattr(options, name)
+        object.__setattr__(options, name, (value,) if isinstance(value, str) else tuple(value))
+
+
+@dataclass(frozen=True)
+class LatencyBudget:
+    """A latency to meet: absolute milliseconds, or a share of the dense model's. One of the two is None."""
+
+    text: str
+    ms: float | None
+    share: float | None
+
+    def spent(self, ms: float, dense_ms: float) -> float:
+        """The part of the budget that a measured latency uses up."""
+        return ms / self.ms if self.ms else ms / dense_ms / (self.share or 1.0)
+
+    def in_ms(self, dense_ms: float) -> float:
+        """The budget in milliseconds."""
+        return self.ms or (self.share or 1.0) * dense_ms
+
+
+def parse_latency(text: str) -> LatencyBudget:
+    """A budget such as `4ms`, `850us`, `0.01s` or `70%`.
+
+    Raises:
+        OptionError: it is neither, or not positive.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e-?\d+)?)\s*(%|[a-zµ]*)\s*", text, re.IGNORECASE)
+    unit = match.group(2).lower() if match else ""
+    number = _number(match.group(1)) if match else None
+    if number is None or (unit != "%" and unit not in _UNITS):
+        raise OptionError(f"--latency {text}: not a time or share; write 4ms, 850us, 0.01s or 70%")
+    if number <= 0:
+        raise OptionError(f"--latency {text}: must be more than zero")
+    if unit == "%":
+        return LatencyBudget(text, None, number / 100)
+    return LatencyBudget(text, number * _UNITS[unit], None)
+
+
+def parse_share(text: str, option: str) -> float:
+    """A share such as `50%` or `0.5`, above 0 and at most 1.
+
+    Raises:
+        OptionError: it is not.
+    """
+    percent = text.strip().endswith("%")
+    number = _number(text.strip().removesuffix("%"))
+    share = number / 100 if number is not None and percent else number
+    if share is None or not 0 < share <= 1:
+        raise OptionError(f"{option} {text}: not a share above 0; write 50% or 0.5")
+    return share
+
+
+def parse_min_keep(text: str) -> tuple[int, float]:
+    """Units and share of a `--min-keep` value; the other one is 0.
+
+    Raises:
+        OptionError: it is neither a number nor a share.
+    """
+    if text.strip().isdigit():
+        return int(text), 0.0
+    return 0, parse_share(text, "--min-keep")
+
+
+def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name from `name:1x3x224x224`.
+
+    Raises:
+        OptionError: a text has another form.
+    """
+    shapes = {}
+    for text in texts:
+        match = re.fullmatch(r"(.+):(\d+(?:x\d+)*)", text)
+        sizes = tuple(int(size) for size in match.group(2).split("x")) if match else ()
+        if not match or 0 in sizes:
+            raise OptionError(f"--shape {text}: write name:1x3x224x224")
+        shapes[match.group(1)] = sizes
+    return shapes
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

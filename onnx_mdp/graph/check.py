@@ -1,0 +1,61 @@
+"""Structural checks of a written model, and what its inputs and outputs are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_mdp.graph.shapes import Shape, dims
+
+Signature = tuple[tuple[str, int, tuple[str, ...]], ...]
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Run onnx.checker with full shape inference; raises onnx's ValidationError or InferenceError as ValueError."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(str(error).strip().splitlines()[0]) from error
+
+
+def signature(model: onnx.ModelProto) -> tuple[Signature, Signature]:
+    """Name, element type and dimensions of every input and output."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    return _described(inputs), _described(model.graph.output)
+
+
+def _described(values: Any) -> Signature:
+    return tuple(
+        (v.name, v.type.tensor_type.elem_type, tuple(str(d) for d in v.type.tensor_type.shape.dim)) for v in values
+    )
+
+
+def parameter_count(model: onnx.ModelProto) -> int:
+    """Elements of all floating point initializers."""
+    floats = {1, 10, 11, 16}
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in floats)
+
+
+def has_symbolic_batch(model: onnx.ModelProto) -> bool:
+    """Whether every input's first dimension is symbolic."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    declared = [dims(value) for value in model.graph.input if value.name not in weights]
+    return all(shape and shape[0] is None for shape in declared)
+
+
+def random_feeds(model: onnx.ModelProto, shapes: Mapping[str, Shape], seed: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Seeded inputs: normal floats, integers 0 and 1 (valid as token ids and as masks)."""
+    rng = np.random.default_rng(seed)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    feeds = {}
+    for name, shape in shapes.items():
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(types[name]))
+        integral = dtype.kind in "iub"
+        values = rng.integers(0, 2, shape) if integral else rng.standard_normal(shape)
+        feeds[name] = values.astype(dtype)
+    return feeds

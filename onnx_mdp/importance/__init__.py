@@ -1,0 +1,1 @@
+"""Importance: an order of every group's units, and the damage of each width and of each removed block."""

@@ -1,0 +1,40 @@
+"""Which scorers there are; a new one is a file here and a row in this table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onnx_mdp.errors import OptionError
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.importance.activation import ActivationScorer
+from onnx_mdp.importance.base import Scorer
+from onnx_mdp.importance.magnitude import MagnitudeScorer
+from onnx_mdp.importance.statistics import collect_moments
+from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.runtime.base import Runtime
+
+_NAMES: dict[str, type[Scorer]] = {"magnitude": MagnitudeScorer, "activation": ActivationScorer}
+
+
+def scorer_names() -> tuple[str, ...]:
+    """What `--importance` takes."""
+    return (*_NAMES, "auto")
+
+
+def make_scorer(
+    name: str, analysis: Analysis, inputs: Inputs | None, runtime: Runtime, progress: Callable[[int, int], None]
+) -> Scorer:
+    """The scorer of that name, with the statistics it needs; `auto` is the best that the inputs admit.
+
+    Raises:
+        OptionError: there is no such scorer, or it needs inputs and there are none.
+    """
+    if name not in scorer_names():
+        raise OptionError(f"--importance {name}: choose from {', '.join(scorer_names())}")
+    if name == "auto":
+        name = "magnitude" if inputs is None else "activation"
+    if _NAMES[name].needs_inputs and inputs is None:
+        raise OptionError(f"--importance {name} needs calibration inputs: add --inputs FILE.npz, or use magnitude")
+    if name == "activation" and inputs is not None:
+        return ActivationScorer(analysis, collect_moments(analysis, inputs, runtime, progress))
+    return MagnitudeScorer(analysis)

@@ -1,0 +1,178 @@
+"""A region's latency as a table over the widths it depends on: measured on a coarse grid, refined where it matters."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_mdp.axes.terms import Factor, Sum, Term, leaves, size
+from onnx_mdp.graph.dims import AxisSize, Dims, Literal, follow_dims
+from onnx_mdp.graph.extract import Piece, describe, extract
+from onnx_mdp.groups.couple import AttributeSlot, Coupling
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.latency.levels import sum_parts
+from onnx_mdp.latency.measure import Build, Meter
+from onnx_mdp.latency.regions import Region
+
+Widths = Mapping[Factor, int]
+Table = NDArray[np.float64]
+
+
+class PieceMaker:
+    """Makes the timing model of any region at any widths."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._coupling: Coupling = analysis.coupling
+        self._network = analysis.network
+        self._dims: Mapping[str, Dims] = follow_dims(self._network)
+        self._slots = {resize.slot: resize.term for resize in self._coupling.resizes}
+        self._attribute_slots: dict[int, list[AttributeSlot]] = {}
+        for slot in self._slots:
+            if isinstance(slot, AttributeSlot):
+                self._attribute_slots.setdefault(slot.node, []).append(slot)
+
+    def piece(self, region: Region, widths: Widths) -> Piece:
+        """The region with concrete shapes."""
+        names = {name for node in region.nodes for name in (*node.inputs, *node.outputs, *node.captured) if name}
+        integers = {name: self._values(name, widths) for name in names if self._is_shape_list(name)}
+        produced = {name for node in region.nodes for name in node.outputs}
+        return Piece(
+            nodes=region.nodes,
+            inputs=tuple(name for name in region.inputs if name not in integers),
+            outputs=region.outputs,
+            shapes={name: self._shape(name, widths) for name in names if name in self._network.shapes},
+            integers={name: values for name, values in integers.items() if name not in produced},
+            attributes={node.index: self._attributes(node.index, widths) for node in region.nodes},
+        )
+
+    def describe(self, region: Region, widths: Widths) -> str:
+        """The canonical text of the region at these widths: its key in the latency table."""
+        return describe(self._network, self.piece(region, widths))
+
+    def build(self, region: Region, widths: Widths) -> Build:
+        """A function that makes the model to time and its inputs."""
+        return lambda: extract(self._network, self.piece(region, widths))
+
+    def _shape(self, name: str, widths: Widths) -> tuple[int, ...]:
+        terms = self._coupling.axes.get(name)
+        return tuple(size(term, widths) for term in terms) if terms else self._network.shapes[name]
+
+    def _is_shape_list(self, name: str) -> bool:
+        return name in self._dims and len(self._network.shapes.get(name, (0, 0))) <= 1
+
+    def _values(self, name: str, widths: Widths) -> tuple[int, ...]:
+        return tuple(self._value(dim.value, dim.origin, widths) for dim in self._dims[name])
+
+    def _value(self, value: int, origin: Literal | AxisSize | None, widths: Widths) -> int:
+        if isinstance(origin, AxisSize):
+            return self._shape(origin.tensor, widths)[origin.axis]
+        term = self._slots.get(origin) if origin else None
+        new = size(term, widths) if term else 0
+        return new if term and new != term.size else value
+
+    def _attributes(self, index: int, widths: Widths) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for slot in self._attribute_slots.get(index, ()):
+            new = size(self._slots[slot], widths)
+            if slot.index is None:
+                changed[slot.name] = new
+            else:
+                elements = changed.setdefault(slot.name, list(self._network.nodes[index].attributes[slot.name]))
+                elements[slot.index] = new
+        return changed
+
+
+@dataclass(eq=False)
+class RegionTable:
+    """The latency of one region over the levels of its variables.
+
+    `levels` holds the widths of each variable, ascending. `known` maps level indices to milliseconds.
+    """
+
+    region: Region
+    maker: PieceMaker
+    levels: tuple[tuple[int, ...], ...]
+    options: Mapping[Factor, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        self.known: dict[tuple[int, ...], float] = {}
+        self._texts: dict[tuple[int, ...], str] = {}
+
+    def coarse(self) -> list[tuple[int, ...]]:
+        """The level indices measured first: both ends of every variable and some between."""
+        most = {0: 0, 1: 6, 2: 5, 3: 3}.get(len(self.levels), 2)
+        picks = [sorted({round(i * (len(ws) - 1) / (most - 1)) for i in range(most)}) for ws in self.levels]
+        return list(itertools.product(*picks))
+
+    def text(self, index: tuple[int, ...]) -> str:
+        """The canonical text of an entry."""
+        if index not in self._texts:
+            self._texts[index] = self.maker.describe(self.region, self.widths(index))
+        return self._texts[index]
+
+    def build(self, index: tuple[int, ...]) -> Build:
+        """The timing model of an entry."""
+        return self.maker.build(self.region, self.widths(index))
+
+    def read(self, meter: Meter, indices: Sequence[tuple[int, ...]]) -> None:
+        """Take the entries that are measured; one that cannot run on its own counts nothing."""
+        for index in indices:
+            ms = meter.latency(self.text(index))
+            self.known[index] = 0.0 if ms is None else ms
+
+    def table(self) -> Table:
+        """Milliseconds for every combination of levels: multilinear between the coarse entries, exact where known."""
+        coarse = [sorted(set(axis)) for axis in zip(*self.coarse(), strict=True)] if self.levels else []
+        values = np.array([self.known[index] for index in itertools.product(*coarse)], float)
+        values = values.reshape([len(axis) for axis in coarse])
+        for axis, (picks, widths) in enumerate(zip(coarse, self.levels, strict=True)):
+            xs = np.array(widths, float)
+            moved = np.moveaxis(values, axis, -1).reshape(-1, len(picks))
+            rows = [np.interp(xs, xs[picks], row) for row in moved]
+            shape = [s for i, s in enumerate(values.shape) if i != axis] + [len(widths)]
+            values = np.moveaxis(np.array(rows).reshape(shape), -1, axis)
+        for index, ms in self.known.items():
+            values[index] = ms
+        return values
+
+    def widths(self, index: tuple[int, ...]) -> dict[Factor, int]:
+        """Widths of every factor at an entry; a sum's are spread over its parts, from the last part down."""
+        chosen: dict[Term, int] = {
+            term: ws[i] for term, ws, i in zip(self.region.variables, self.levels, index, strict=True)
+        }
+        widths = {term: width for term, width in chosen.items() if isinstance(term, Factor)}
+        for term, width in chosen.items():
+            if isinstance(term, Sum):
+                self._spread(term, width, widths)
+        return widths
+
+    def _spread(self, term: Sum, width: int, widths: dict[Factor, int]) -> None:
+        _, counts = sum_parts(term, self.options)
+        excess = size(term, widths) - width
+        for leaf in reversed(list(counts)):
+            if leaf in widths:
+                continue
+            lowest = min(self.options[leaf])
+            cut = min(max(excess, 0) // counts[leaf], leaf.size - lowest)
+            widths[leaf] = leaf.size - cut
+            excess -= cut * counts[leaf]
+
+
+def make_tables(
+    analysis: Analysis,
+    regions: Sequence[Region],
+    levels: Mapping[Factor, tuple[int, ...]],
+    sums: Mapping[Term, tuple[int, ...]],
+) -> list[RegionTable]:
+    """A table, still empty, for every region."""
+    maker = PieceMaker(analysis)
+
+    def widths(term: Term) -> tuple[int, ...]:
+        return sums[term] if isinstance(term, Sum) else levels[next(leaves(term))]
+
+    return [RegionTable(r, maker, tuple(widths(term) for term in r.variables), levels) for r in regions]

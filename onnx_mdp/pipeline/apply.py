@@ -1,0 +1,39 @@
+"""`apply`: repeats the cut of a plan file, without measuring anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from onnx_mdp.config import ApplyOptions, parse_shapes
+from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.graph.save import save_model
+from onnx_mdp.groups.find import analyze
+from onnx_mdp.pipeline.stages import ModelLike, network_of, place_output, read
+from onnx_mdp.rewrite.plan import from_json, plan_edits, read_plan
+from onnx_mdp.runtime.registry import open_runtime
+from onnx_mdp.verify.oracle import Proof, prove
+
+
+def apply(
+    model: ModelLike, plan: str | Path, options: ApplyOptions | None = None
+) -> tuple[onnx.ModelProto, Proof, Path | None]:
+    """The model cut as the plan file says, its proof, and the file written.
+
+    Raises:
+        PlanError: the file is no plan, or does not fit the model.
+        ProofError: the cut is not exact.
+    """
+    options = options or ApplyOptions()
+    content = read_plan(Path(plan))
+    source, normal = read(model)
+    output = place_output(options.output, source, force=options.force)
+    network, _ = network_of(normal, parse_shapes(options.shape), None)
+    analysis = analyze(network)
+    cut = from_json(analysis, content)
+    pruned = rewrite(normal, plan_edits(analysis, cut))
+    proof = prove(source, analysis, cut, pruned, open_runtime(options.runtime, 1), [])
+    if output:
+        save_model(pruned, output, external=source.external)
+    return pruned, proof, output

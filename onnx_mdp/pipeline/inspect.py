@@ -1,0 +1,48 @@
+"""`inspect`: what can be pruned in a model, what cannot, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnx_mdp.config import InspectOptions, parse_shapes
+from onnx_mdp.groups.find import Analysis, analyze
+from onnx_mdp.pipeline.stages import ModelLike, network_of, read
+
+
+def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str, Any]:
+    """Groups, blocks and locked dimensions of a model, as plain data."""
+    options = options or InspectOptions()
+    source, normal = read(model)
+    network, _ = network_of(normal, parse_shapes(options.shape), None)
+    analysis = analyze(network, options.lock)
+    return {
+        "model": source.name,
+        "parameters": source.parameters,
+        "inputs": {name: list(shape) for name, shape in network.inputs.items()},
+        "groups": [
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "units": group.units,
+                "floor": group.floor,
+                "members": [{"initializer": name, "axis": axis} for name, axis in group.members],
+            }
+            for group in analysis.groups
+        ],
+        "blocks": [{"name": block.name, "entry": block.entry, "nodes": len(block.nodes)} for block in analysis.blocks],
+        "locked": [
+            {"name": locked.name, "units": locked.units, "reasons": [str(reason) for reason in locked.reasons]}
+            for locked in analysis.locked
+        ],
+        "unknown_operators": _unknown(analysis),
+    }
+
+
+def _unknown(analysis: Analysis) -> dict[str, int]:
+    """Operators without a rule, and how many nodes have them."""
+    counts: dict[str, int] = {}
+    for index, reason in analysis.coupling.refusals.items():
+        op = analysis.network.nodes[index].op
+        if reason == f"operator {op} has no rule":
+            counts[op] = counts.get(op, 0) + 1
+    return counts

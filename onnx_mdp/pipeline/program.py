@@ -1,0 +1,103 @@
+"""Assembles the program from scores and latency tables, and reads plans out of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_mdp.axes.terms import Factor, Sum
+from onnx_mdp.axes.terms import Term as AxisTerm
+from onnx_mdp.groups.blocks import parent_blocks
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.importance.base import Scores
+from onnx_mdp.latency.levels import sum_parts
+from onnx_mdp.latency.tables import RegionTable
+from onnx_mdp.rewrite.plan import Plan, plan_of_widths
+from onnx_mdp.solve.problem import Answer, Budget, Choice, Gate, Link, Problem, Term, value
+
+Entry = tuple[RegionTable, tuple[int, ...]]
+
+
+@dataclass(eq=False)
+class Program:
+    """Everything the solver needs, in terms of groups and regions.
+
+    `levels` are the candidate widths of each group, `sums` those of each sum that some region depends on.
+    """
+
+    analysis: Analysis
+    scores: Scores
+    tables: Sequence[RegionTable]
+    levels: Mapping[Factor, tuple[int, ...]]
+    sums: Mapping[AxisTerm, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        self._names: dict[AxisTerm, str] = {group.factor: group.name for group in self.analysis.groups}
+        self._names |= {term: f"sum {i}" for i, term in enumerate(self.sums)}
+        parents = parent_blocks(self.analysis.blocks)
+        self._gates = tuple(Gate(block.name, parents[block.name]) for block in self.analysis.blocks)
+        self._choices = tuple(
+            Choice(self._names[term], widths) for term, widths in [*self.levels.items(), *self.sums.items()]
+        )
+        self._links = tuple(self._link(term) for term in self.sums if isinstance(term, Sum))
+        self._damage = tuple(self._damage_terms())
+        self._latency: tuple[Term, ...] = ()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take newly measured table entries into account."""
+        merged: dict[tuple[tuple[str, ...], str | None], Term] = {}
+        for table in self.tables:
+            names = tuple(self._names[term] for term in table.region.variables)
+            values = table.table()
+            key = (names, table.region.block)
+            before = merged[key].table if key in merged else 0.0
+            merged[key] = Term(names, before + values, table.region.block)
+        self._latency = tuple(merged.values())
+
+    def problem(self, budget: float) -> Problem:
+        """Least damage with table latency within `budget` milliseconds."""
+        limit = Budget("latency", self._latency, budget)
+        return Problem(self._choices, self._gates, self._links, self._damage, (limit,))
+
+    def fastest(self) -> Problem:
+        """Least table latency, whatever the damage."""
+        return Problem(self._choices, self._gates, self._links, self._latency, ())
+
+    def latency(self, answer: Answer) -> float:
+        """Table milliseconds of an answer."""
+        return value(self._latency, answer.levels, answer.kept)
+
+    def dense_latency(self) -> float:
+        """Table milliseconds of the dense model."""
+        full = {choice.name: len(choice.widths) - 1 for choice in self._choices}
+        return value(self._latency, full, {gate.name: True for gate in self._gates})
+
+    def plan(self, answer: Answer) -> Plan:
+        """The units and blocks an answer keeps."""
+        widths = {group.name: self.levels[group.factor][answer.levels[group.name]] for group in self.analysis.groups}
+        removed = tuple(name for name, kept in answer.kept.items() if not kept)
+        return plan_of_widths(self.analysis, self.scores.order, widths, removed)
+
+    def entries(self, answer: Answer) -> list[Entry]:
+        """The table entries an answer rests on."""
+        return [
+            (table, tuple(answer.levels[self._names[term]] for term in table.region.variables))
+            for table in self.tables
+            if table.region.block is None or answer.kept[table.region.block]
+        ]
+
+    def _link(self, term: Sum) -> Link:
+        fixed, counts = sum_parts(term, self.levels)
+        return Link(self._names[term], tuple((self._names[leaf], count) for leaf, count in counts.items()), fixed)
+
+    def _damage_terms(self) -> list[Term]:
+        widths = {group.name: self.levels[group.factor] for group in self.analysis.groups}
+        terms = [
+            Term((curve.group,), curve.damage[list(widths[curve.group])], curve.block) for curve in self.scores.curves
+        ]
+        for name, damage in self.scores.removal.items():
+            terms += [Term((), np.array(damage)), Term((), np.array(-damage), name)]
+        return terms

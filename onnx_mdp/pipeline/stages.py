@@ -1,0 +1,103 @@
+"""The stages every command shares: load, analyze, read inputs, place the output."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_mdp.errors import DynamicShapeError, NothingToPruneError, OutputError
+from onnx_mdp.graph.load import Source, load
+from onnx_mdp.graph.network import Network, read_network
+from onnx_mdp.graph.normalize import normalize
+from onnx_mdp.graph.save import check_writable
+from onnx_mdp.graph.shapes import Shape, declared_inputs
+from onnx_mdp.groups.find import Analysis, analyze
+from onnx_mdp.inputs.arrays import Array, Inputs, InputSpec, load_inputs
+from onnx_mdp.pipeline.listener import Listener
+
+ModelLike = str | Path | onnx.ModelProto
+InputsLike = str | Path | Mapping[str, Array] | Array
+
+
+@dataclass
+class Clock:
+    """Seconds per stage; announces each stage to the listener."""
+
+    listener: Listener
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        self.listener.stage(name)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def read(model: ModelLike) -> tuple[Source, onnx.ModelProto]:
+    """The model as given, and in normal form."""
+    source, proto = load(model)
+    normalize(proto)
+    return source, proto
+
+
+def network_of(
+    model: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: InputsLike | None
+) -> tuple[Network, Inputs | None]:
+    """The network at concrete shapes; calibration inputs settle dynamic sizes that --shape leaves open."""
+    if inputs is None:
+        return read_network(model, shapes), None
+    declared = declared_inputs(model.graph)
+    specs = tuple(_spec(name, elem, dims, shapes.get(name)) for name, (elem, dims) in declared.items())
+    loaded = load_inputs(inputs, specs)
+    settled = {spec.name: (spec.batch or 1, *loaded.arrays[spec.name].shape[1:]) for spec in specs}
+    return read_network(model, {**settled, **shapes}), loaded
+
+
+def _spec(name: str, elem: Any, dims: list[int | None] | None, asked: Shape | None) -> InputSpec:
+    if dims is None:
+        raise DynamicShapeError(f"input {name!r} has no declared rank; give it: --shape {name}:1x3x224x224")
+    known = list(asked) if asked else dims
+    batch = dims[0] if dims else None
+    return InputSpec(name, np.dtype(elem), tuple(known[1:]), batch)
+
+
+def analyze_or_refuse(network: Network, locks: tuple[str, ...], name: str) -> Analysis:
+    """The analysis; an error where nothing can be pruned.
+
+    Raises:
+        NothingToPruneError: there is neither a group nor a block; the message names what locks the most.
+    """
+    analysis = analyze(network, locks)
+    if not analysis.groups and not analysis.blocks:
+        reasons = dict.fromkeys(str(locked.reasons[0]) for locked in sorted(analysis.locked, key=lambda x: -x.units))
+        why = "; ".join(list(reasons)[:3]) or "no weight has an axis that could be cut"
+        raise NothingToPruneError(f"{name}: nothing to prune: {why}; see onnx-mdp inspect")
+    return analysis
+
+
+def place_output(output: Path | None, source: Source, *, force: bool) -> Path | None:
+    """Where to write, checked before the work starts; None for a model from memory without an output.
+
+    Raises:
+        OutputError: it cannot be written, or is the input model and `force` is not set.
+    """
+    if output is None:
+        if source.path is None:
+            return None
+        output = Path(f"{source.path.stem}-pruned.onnx")
+    if source.path and output.exists() and os.path.samefile(output, source.path) and not force:
+        raise OutputError(f"{output}: is the input model; choose another --output, or --force to overwrite it")
+    check_writable(output)
+    return output

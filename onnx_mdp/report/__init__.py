@@ -1,0 +1,1 @@
+"""Facts about a run, and how they are shown."""

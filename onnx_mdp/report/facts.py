@@ -1,0 +1,90 @@
+"""The facts of a run, as the JSON report holds them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.rewrite.plan import Plan
+
+
+@dataclass(frozen=True)
+class LatencyFacts:
+    """Milliseconds of the dense and the pruned model, measured in turn in one process.
+
+    `clock` is `wall`, or `cpu` where a busy machine made wall time useless; `predicted_ms` is what the table promised
+    for the plan, `rounds` the number of plans measured. All of `predicted_ms`, `budget_ms` are None for a --ratio run.
+    """
+
+    dense_ms: float
+    pruned_ms: float
+    ratio: float
+    predicted_ms: float | None
+    budget_ms: float | None
+    rounds: int
+    clock: str
+    dense_wall_ms: float
+    pruned_wall_ms: float
+
+
+@dataclass(frozen=True)
+class SolveFacts:
+    """The last solve: outcome, least damage found, proven bound, gap, seconds over all solves, and solver."""
+
+    status: str
+    objective: float
+    bound: float
+    gap: float
+    seconds: float
+    solver: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a run found and did.
+
+    `budget` is what was asked; `reason` is empty, or why the result is not closer to the budget.
+    """
+
+    model: str
+    budget: str
+    reason: str
+    device: str
+    latency: LatencyFacts
+    parameters: dict[str, int]
+    bytes: dict[str, int]
+    solve: SolveFacts | None
+    proof: dict[str, Any]
+    groups: list[dict[str, Any]]
+    blocks: list[dict[str, Any]]
+    locked: list[dict[str, Any]]
+    lut: dict[str, Any]
+    seconds: dict[str, float]
+    options: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for json.dumps."""
+        return asdict(self)
+
+
+def group_facts(analysis: Analysis, plan: Plan) -> list[dict[str, Any]]:
+    """Name, kind, units and kept units of every group."""
+    return [
+        {"name": group.name, "kind": group.kind, "units": group.units, "kept": len(plan.kept[group.name])}
+        for group in analysis.groups
+    ]
+
+
+def block_facts(analysis: Analysis, plan: Plan) -> list[dict[str, Any]]:
+    """Name and fate of every removable block."""
+    return [{"name": block.name, "removed": block.name in plan.removed} for block in analysis.blocks]
+
+
+def locked_facts(analysis: Analysis) -> list[dict[str, Any]]:
+    """Name, units and reasons of every dimension that may not be cut."""
+    return [
+        {"name": locked.name, "units": locked.units, "reasons": [str(reason) for reason in locked.reasons[:4]]}
+        for locked in analysis.locked
+    ]

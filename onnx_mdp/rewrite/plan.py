@@ -1,0 +1,149 @@
+"""A plan says what to keep; it can be saved, read back, and made in any framework by parameter names."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_mdp.axes.terms import Factor, leaves, units
+from onnx_mdp.errors import PlanError
+from onnx_mdp.graph.edit import Edits
+from onnx_mdp.groups.blocks import Block
+from onnx_mdp.groups.cut import edits, slices
+from onnx_mdp.groups.find import Analysis
+
+Indices = NDArray[np.int64]
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Kept units of every group, ascending, and the names of removed blocks."""
+
+    kept: Mapping[str, Indices]
+    removed: tuple[str, ...]
+
+    def widths(self) -> dict[str, int]:
+        """Number of kept units of every group."""
+        return {name: len(kept) for name, kept in self.kept.items()}
+
+
+def dense_plan(analysis: Analysis) -> Plan:
+    """The plan that cuts nothing."""
+    return Plan({group.name: np.arange(group.units) for group in analysis.groups}, ())
+
+
+def plan_of_widths(
+    analysis: Analysis, order: Mapping[str, Indices], widths: Mapping[str, int], removed: tuple[str, ...] = ()
+) -> Plan:
+    """Keep the first `widths` units of each group's order."""
+    kept = {group.name: np.sort(order[group.name][: widths[group.name]]) for group in analysis.groups}
+    return Plan(kept, removed)
+
+
+def uniform_plan(
+    analysis: Analysis, order: Mapping[str, Indices], ratio: float, least: Mapping[str, int], multiple: int
+) -> Plan:
+    """Keep the same share of every group, rounded up to a multiple; blocks stay."""
+    widths = {}
+    for group in analysis.groups:
+        asked = math.ceil(group.units * ratio - 1e-9)
+        rounded = math.ceil(max(asked, least[group.name]) / multiple) * multiple
+        widths[group.name] = min(group.units, max(rounded, 1))
+    return plan_of_widths(analysis, order, widths)
+
+
+def factors(analysis: Analysis, plan: Plan) -> dict[Factor, Indices]:
+    """Kept units by factor, for the groups that lose any."""
+    return {
+        group.factor: plan.kept[group.name] for group in analysis.groups if len(plan.kept[group.name]) < group.units
+    }
+
+
+def removed_blocks(analysis: Analysis, plan: Plan) -> list[Block]:
+    """The blocks the plan removes."""
+    return [block for block in analysis.blocks if block.name in plan.removed]
+
+
+def plan_edits(analysis: Analysis, plan: Plan) -> Edits:
+    """The edits that carry out the plan."""
+    return edits(analysis.coupling, factors(analysis, plan), removed_blocks(analysis, plan))
+
+
+def to_json(analysis: Analysis, plan: Plan) -> dict[str, Any]:
+    """The plan in the input model's names.
+
+    `initializers` maps each cut weight to {axis: kept indices}; `removed_blocks` names the Add nodes whose residual
+    branch goes.
+    """
+    cuts = slices(analysis.coupling, factors(analysis, plan))
+    return {
+        "format": FORMAT,
+        "initializers": {
+            name: {str(axis): kept.tolist() for axis, kept in axes.items()} for name, axes in sorted(cuts.items())
+        },
+        "removed_blocks": list(plan.removed),
+        "groups": {name: width for name, width in plan.widths().items()},
+    }
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The content of a plan file.
+
+    Raises:
+        PlanError: it cannot be read, or is no plan.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise PlanError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{path}: not a plan file ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("initializers"), dict):
+        raise PlanError(f"{path}: not a plan file (no 'initializers' in it); write one with prune --plan")
+    return content
+
+
+def from_json(analysis: Analysis, content: Mapping[str, Any]) -> Plan:
+    """The plan that a plan file describes, for this model.
+
+    Raises:
+        PlanError: it names weights or blocks the model lacks, or cuts what the model ties differently.
+    """
+    blocks = {block.name for block in analysis.blocks}
+    removed = tuple(content.get("removed_blocks", ()))
+    if unknown := [name for name in removed if name not in blocks]:
+        raise PlanError(f"the plan removes block {unknown[0]!r}, which this model does not have")
+    asked = {
+        (name, int(axis)): np.array(kept, dtype=np.int64)
+        for name, axes in content["initializers"].items()
+        for axis, kept in axes.items()
+    }
+    plan = Plan({group.name: _kept(analysis, group.members, group.factor, asked) for group in analysis.groups}, removed)
+    made = slices(analysis.coupling, factors(analysis, plan))
+    for (name, axis), kept in asked.items():
+        if not np.array_equal(made.get(name, {}).get(axis), kept):
+            raise PlanError(f"the plan's cut of {name!r} axis {axis} does not fit this model; was it made for another?")
+    return plan
+
+
+def _kept(
+    analysis: Analysis, members: tuple[tuple[str, int], ...], factor: Factor, asked: Mapping[tuple[str, int], Indices]
+) -> Indices:
+    for name, axis in members:
+        term = analysis.coupling.axes[name][axis]
+        if (name, axis) in asked and factor in leaves(term):
+            positions = asked[name, axis]
+            if len(positions) and positions.max() >= term.size:
+                raise PlanError(
+                    f"the plan keeps index {positions.max()} of {name!r} axis {axis}, which has {term.size}"
+                )
+            return units(term, factor, positions)
+    return np.arange(factor.size)

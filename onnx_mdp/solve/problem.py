@@ -1,0 +1,127 @@
+"""The program in its own words.
+
+    minimize    sum of objective terms
+    subject to  sum of each budget's terms <= its limit
+                one level per choice; the widths of linked choices add up
+
+A term is a table over the levels of some choices. It counts its entry, and nothing once its block, or a block that
+one lies inside of, is removed. The damage d of removing a block is the constant d and a term -d gated by the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Table = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something to choose one level of; `widths` is what each level counts in links."""
+
+    name: str
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A removable block; `inside` names the smallest block around it."""
+
+    name: str
+    inside: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """`table` has one axis per choice; a term without choices is a number."""
+
+    choices: tuple[str, ...]
+    table: Table
+    gate: str | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """The width of `total` is `fixed` plus the sum of count * width over `parts`."""
+
+    total: str
+    parts: tuple[tuple[str, int], ...]
+    fixed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """The sum of `terms` may not exceed `limit`."""
+
+    name: str
+    terms: tuple[Term, ...]
+    limit: float
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A program to minimize."""
+
+    choices: tuple[Choice, ...]
+    gates: tuple[Gate, ...]
+    links: tuple[Link, ...]
+    objective: tuple[Term, ...]
+    budgets: tuple[Budget, ...]
+
+
+class Status(StrEnum):
+    """How a solve ended; every solver speaks this vocabulary."""
+
+    OPTIMAL = "optimal"
+    FEASIBLE = "feasible"
+    INFEASIBLE = "infeasible"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a solver found. Without a solution `levels` and `kept` are empty and `objective` is infinite.
+
+    `bound` is proven: no solution has a lower objective. `gap` is (objective - bound) / max(|objective|, 1e-9).
+    """
+
+    status: Status
+    objective: float
+    bound: float
+    levels: Mapping[str, int]
+    kept: Mapping[str, bool]
+    solver: str
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """Relative distance between the objective and the proven bound."""
+        if not self.levels:
+            return float("inf")
+        return max(0.0, self.objective - self.bound) / max(abs(self.objective), 1e-9)
+
+
+def open_gates(gates: Iterable[Gate], kept: Mapping[str, bool]) -> dict[str, bool]:
+    """Whether each block is kept and so is every block around it."""
+    by_name = {gate.name: gate for gate in gates}
+
+    def is_open(name: str | None) -> bool:
+        return name is None or (kept[name] and is_open(by_name[name].inside))
+
+    return {name: is_open(name) for name in by_name}
+
+
+def value(terms: Iterable[Term], levels: Mapping[str, int], opened: Mapping[str, bool]) -> float:
+    """The exact sum of terms at a solution."""
+    return float(
+        sum(
+            term.table[tuple(levels[name] for name in term.choices)]
+            for term in terms
+            if term.gate is None or opened[term.gate]
+        )
+    )

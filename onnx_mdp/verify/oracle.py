@@ -1,0 +1,119 @@
+"""The zero-mask oracle: the proof that a cut removed exactly what it says and broke nothing else.
+
+Zero, in the original, every weight at the dropped indices. The cut model must equal that to floating point noise, on
+random and on real inputs. It needs no data, no labels and no knowledge of operators, and it sees order errors that
+shape inference cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_mdp.errors import ProofError, RuntimeBackendError
+from onnx_mdp.graph.check import check, has_symbolic_batch, random_feeds, signature
+from onnx_mdp.graph.edit import masked
+from onnx_mdp.graph.load import Source
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.rewrite.plan import Plan, plan_edits, removed_blocks
+from onnx_mdp.runtime.base import Array, Feeds, Runtime
+
+_TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}
+FP32_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared: the largest relative error over all outputs, the tolerance, and the number of input sets.
+
+    `varies` tells whether the cut model's outputs depend on its inputs at all; if not, the comparison says little.
+    """
+
+    max_relative_error: float
+    tolerance: float
+    input_sets: int
+    varies: bool
+
+
+def prove(
+    source: Source, analysis: Analysis, plan: Plan, pruned: onnx.ModelProto, runtime: Runtime, feeds: Sequence[Feeds]
+) -> Proof:
+    """Compare the pruned model with the masked original on random inputs and on `feeds`.
+
+    Raises:
+        ProofError: they differ, the pruned model is invalid, or its signature is not the original's.
+    """
+    _check_structure(source, pruned)
+    every = [*_random(source, analysis, pruned, runtime), *feeds]
+    edits = plan_edits(analysis, plan)
+    silenced = [name for block in removed_blocks(analysis, plan) for name in block.silenced]
+    original = _run(runtime, source.reference, every[:1])
+    same = _run(runtime, analysis.network.model.SerializeToString(), every[:1])
+    _compare(original, same, "the model in normal form", "the original")
+    reference = _run(runtime, masked(analysis.network.model, edits.slices, silenced).SerializeToString(), every)
+    result = _run(runtime, pruned.SerializeToString(), every)
+    error, tolerance = _compare(reference, result, "the pruned model", "the masked original")
+    return Proof(error, tolerance, len(every), _varies(result))
+
+
+def _check_structure(source: Source, pruned: onnx.ModelProto) -> None:
+    try:
+        check(pruned)
+    except ValueError as error:
+        raise ProofError(f"the pruned model is not valid ONNX: {error}; please report this model") from error
+    if signature(pruned) != source.signature:
+        raise ProofError("the pruned model's inputs or outputs differ from the original's; please report this model")
+
+
+def _random(source: Source, analysis: Analysis, model: onnx.ModelProto, runtime: Runtime) -> list[dict[str, Array]]:
+    """Random input sets; one has another batch size if the model declares it free and the original runs with it."""
+    shapes = analysis.network.inputs
+    sets = [random_feeds(model, shapes, seed) for seed in (1, 2)]
+    if has_symbolic_batch(model) and all(shape[0] == 1 for shape in shapes.values()):
+        larger = random_feeds(model, {name: (3, *shape[1:]) for name, shape in shapes.items()}, 3)
+        try:
+            _run(runtime, source.reference, [larger])
+            sets.append(larger)
+        except RuntimeBackendError:
+            pass  # the export fixed the batch in spite of what it declares
+    return sets
+
+
+def _run(runtime: Runtime, model: str | bytes, sets: Iterable[Feeds]) -> list[list[Array]]:
+    session = runtime.open(model)
+    return [session.run(feeds) for feeds in sets]
+
+
+def _compare(expected: list[list[Array]], found: list[list[Array]], what: str, than: str) -> tuple[float, float]:
+    worst, allowed = 0.0, FP32_TOLERANCE
+    for left, right in zip(expected, found, strict=True):
+        for a, b in zip(left, right, strict=True):
+            error = relative_error(a, b)
+            tolerance = _TOLERANCE.get(str(np.asarray(a).dtype), FP32_TOLERANCE)
+            if not error <= tolerance:
+                raise ProofError(
+                    f"{what} differs from {than}: relative error {error:.1e} > {tolerance:g}; nothing is written"
+                )
+            worst, allowed = max(worst, error), max(allowed, tolerance)
+    return worst, allowed
+
+
+def relative_error(expected: Array, found: Array) -> float:
+    """Largest absolute difference over the largest absolute value expected; infinite where shapes or NaNs differ."""
+    if expected.shape != found.shape:
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    a, b = np.asarray(expected, np.float64), np.asarray(found, np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        return float("inf")
+    scale = float(np.nanmax(np.abs(a))) or 1.0
+    return float(np.nanmax(np.abs(a - b))) / scale
+
+
+def _varies(results: list[list[Array]]) -> bool:
+    first, second = results[0], results[1]
+    return any(a.shape != b.shape or not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
