@@ -24,8 +24,8 @@ class PruneOptions:
     """How to prune.
 
     Attributes:
-        latency: Latency budget: a time per run such as `4ms` or `850us`, or a share of the dense model's such as `70%`.
-        ratio: Instead of a budget, the share of units that every group keeps, such as `50%`; nothing is timed for the plan.
+        latency: Budget: a time per run such as `4ms` or `850us`, or a share of the dense model's such as `70%`.
+        ratio: Instead of a budget, the share of units every group keeps, such as `50%`: a uniform cut.
         output: File to write; by default the model's name with `-pruned`, in the current folder.
         inputs: Calibration inputs: `.npz` with one array per model input, or `.npy` for a single input.
         threads: Threads the model will run on.
@@ -33,7 +33,7 @@ class PruneOptions:
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default what the device is found to like, and 1 with --ratio.
-        importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto` for the best that can be had.
+        importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto`, the best of them.
         solver: `highs`, `gurobi`, or `auto`: Gurobi where its licence admits the size, else HiGHS.
         runtime: Runtime that is measured and verified with.
         seed: Seed of everything random.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -31,7 +33,7 @@ def matmul_chain(width: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
 
 
 def _model(
-    nodes: list[onnx.NodeProto], shapes: dict[str, tuple[int, ...]], shape: tuple[int, ...]
+    nodes: list[onnx.NodeProto], shapes: Mapping[str, tuple[int, ...]], shape: tuple[int, ...]
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
     rng = np.random.default_rng(0)
     graph = helper.make_graph(

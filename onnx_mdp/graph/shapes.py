@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx_mdp.errors import DynamicShapeError, OptionError
@@ -33,10 +35,10 @@ def _inputs(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
     return {value.name: value for value in graph.input if value.name not in weights}
 
 
-def declared_inputs(graph: onnx.GraphProto) -> dict[str, tuple[type, list[int | None] | None]]:
+def declared_inputs(graph: onnx.GraphProto) -> dict[str, tuple[np.dtype[Any], list[int | None] | None]]:
     """Numpy type and declared dimensions of every graph input."""
     return {
-        name: (onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type), dims(value))
+        name: (np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)), dims(value))
         for name, value in _inputs(graph).items()
     }
 

@@ -48,6 +48,12 @@ def parent_blocks(blocks: tuple[Block, ...]) -> dict[str, str | None]:
     return parents
 
 
+def innermost(blocks: tuple[Block, ...], node: int) -> str | None:
+    """Name of the smallest block around a node, by the node's index."""
+    around = [block for block in blocks if node in block.nodes]
+    return min(around, key=lambda block: len(block.nodes)).name if around else None
+
+
 def _close(coupling: Coupling, add: Node) -> Iterator[Block]:
     network, (a, b) = coupling.network, add.inputs
     output = add.outputs[0]

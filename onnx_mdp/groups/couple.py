@@ -272,6 +272,8 @@ def _size_of(expr: Expr, known: Mapping[str, int]) -> int:
 
 def _contracted(line: Line) -> list[str]:
     """Letters of inputs that are summed over: not in an output, an equation or a part that is sliced off."""
+    if any(operand.axes is None for operand in line.outputs):
+        return []  # only sizes are read
     passed = {letter.name for op in line.outputs for axis in op.axes or () for letter in letters(axis.expr)}
     passed |= {letter.name for equation in line.equations for side in equation for letter in letters(side)}
     gone: dict[str, None] = {}

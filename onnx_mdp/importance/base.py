@@ -16,8 +16,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_mdp.axes.terms import Factor, fold, leaves
-from onnx_mdp.groups.blocks import Block, parent_blocks
+from onnx_mdp.axes.terms import Factor, Term, fold, leaves
+from onnx_mdp.groups.blocks import Block, innermost, parent_blocks
 from onnx_mdp.groups.couple import Contraction
 from onnx_mdp.groups.find import Analysis, Group
 
@@ -70,22 +70,16 @@ class Scorer(ABC):
                 loss = energy / energy.sum() if energy.sum() > 0 else np.zeros(group.units)
                 weight = shares[block] if block else 1.0
                 losses[block] = losses.get(block, np.zeros(group.units)) + weight * loss
-            total = sum(losses.values(), np.zeros(group.units))
+            total = np.sum(list(losses.values()), axis=0) if losses else np.zeros(group.units)
             order[group.name] = np.argsort(-total, kind="stable")
             curves += [Curve(group.name, block, _curve(loss, order[group.name])) for block, loss in losses.items()]
         return Scores(order, tuple(curves), shares)
 
 
-def innermost(blocks: tuple[Block, ...], node: int) -> str | None:
-    """The smallest block around a node."""
-    around = [block for block in blocks if node in block.nodes]
-    return min(around, key=lambda block: len(block.nodes)).name if around else None
-
-
 def _curve(loss: Vector, order: NDArray[np.int64]) -> Vector:
     """Loss still to come after keeping the first k units of the order."""
-    kept = np.concatenate([[0.0], np.cumsum(loss[order])])
-    return np.maximum(loss.sum() - kept, 0.0)
+    left: Vector = np.concatenate([np.cumsum(loss[order][::-1])[::-1], [0.0]])
+    return left
 
 
 def _total_shares(analysis: Analysis, shares: Mapping[str, float]) -> dict[str, float]:
@@ -114,13 +108,13 @@ def unit_energy(
 
     Operands on the same axis term multiply position by position; on different ones, unit by unit.
     """
-    by_term: dict[object, Vector] = {}
+    by_term: dict[Term, Vector] = {}
     for tensor, axis in contraction.operands:
         term = analysis.coupling.axes[tensor][axis]
         by_term[term] = by_term.get(term, np.ones(term.size)) * energies[tensor, axis]
     result = np.ones(group.units)
     for term, values in by_term.items():
-        result = result * fold(term, group.factor, values)  # type: ignore[arg-type]
+        result = result * fold(term, group.factor, values)
     return result
 
 

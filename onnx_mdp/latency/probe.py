@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-import numpy as np
+import statistics
+from collections.abc import Callable
+from functools import partial
 
 from onnx_mdp.graph.sample import conv_chain, matmul_chain
 from onnx_mdp.latency.levels import Grid
@@ -26,11 +26,10 @@ def find_grid(meter: Meter) -> Grid:
 def _step(meter: Meter, kind: str, make: Callable[[int], Model]) -> int:
     widths = sorted({width - step // 2 * part for width in _WIDTHS for step in _STEPS for part in (0, 1)})
     texts = {width: f"probe {kind} inner width {width}" for width in widths}
-    meter.fill({text: lambda width=width: make(width) for width, text in texts.items()})
-    times: Mapping[int, float] = {width: meter.latency(text) or 0.0 for width, text in texts.items()}
+    meter.fill({text: partial(make, width) for width, text in texts.items()})
+    times = {width: meter.latency(text) or 0.0 for width, text in texts.items()}
     for step in _STEPS:
-        savings = [1 - times[width - step // 2] / times[width] for width in _WIDTHS]
-        fair = [step / 2 / width for width in _WIDTHS]
-        if float(np.median([saving / due for saving, due in zip(savings, fair, strict=True)])) < 0.5:
+        worth = [(1 - times[width - step // 2] / times[width]) / (step / 2 / width) for width in _WIDTHS]
+        if statistics.median(worth) < 0.5:
             return step
     return 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from onnx_mdp.axes.terms import Factor, Sum, Term, leaves
 from onnx_mdp.graph.network import Network, Node
-from onnx_mdp.groups.blocks import Block
+from onnx_mdp.groups.blocks import innermost
 from onnx_mdp.groups.find import Analysis
 
 CONTRACTING = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
@@ -123,7 +123,7 @@ def _region(analysis: Analysis, nodes: list[Node], constant: frozenset[int], fre
         inputs=inputs,
         outputs=tuple(sorted(outputs)),
         variables=_variables(analysis, nodes, free),
-        block=_innermost(analysis.blocks, nodes[0].index),
+        block=innermost(analysis.blocks, nodes[0].index),
     )
 
 
@@ -137,11 +137,6 @@ def _folded(network: Network, nodes: list[Node], constant: frozenset[int]) -> li
             found[producer.index] = producer
             pending += producer.inputs
     return list(found.values())
-
-
-def _innermost(blocks: tuple[Block, ...], index: int) -> str | None:
-    around = [block for block in blocks if index in block.nodes]
-    return min(around, key=lambda block: len(block.nodes)).name if around else None
 
 
 def _variables(analysis: Analysis, nodes: list[Node], free: frozenset[Factor]) -> tuple[Term, ...]:

@@ -90,7 +90,7 @@ def to_json(analysis: Analysis, plan: Plan) -> dict[str, Any]:
             name: {str(axis): kept.tolist() for axis, kept in axes.items()} for name, axes in sorted(cuts.items())
         },
         "removed_blocks": list(plan.removed),
-        "groups": {name: width for name, width in plan.widths().items()},
+        "groups": plan.widths(),
     }
 
 
@@ -129,7 +129,8 @@ def from_json(analysis: Analysis, content: Mapping[str, Any]) -> Plan:
     plan = Plan({group.name: _kept(analysis, group.members, group.factor, asked) for group in analysis.groups}, removed)
     made = slices(analysis.coupling, factors(analysis, plan))
     for (name, axis), kept in asked.items():
-        if not np.array_equal(made.get(name, {}).get(axis), kept):
+        cut = made.get(name, {}).get(axis)
+        if cut is None or not np.array_equal(cut, kept):
             raise PlanError(f"the plan's cut of {name!r} axis {axis} does not fit this model; was it made for another?")
     return plan
 

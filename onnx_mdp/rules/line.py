@@ -157,7 +157,8 @@ class _Reader:
             frozen = self._skip("!")
             bare = frozen and self._peek() in (",", "]")
             axes.append(Axis(Letter(f"!{self._owner}{self._at}") if bare else self.expr(), frozen))
-            self._skip(",")
+            if self._peek() != "]":
+                self._take(",")
         self._take("]")
         return tuple(axes)
 

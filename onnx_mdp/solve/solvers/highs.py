@@ -35,7 +35,7 @@ class HighsSolver:
 
     def solve(self, mip: Mip, limits: Limits) -> MipResult:
         """Solve on one thread."""
-        solver = highspy.Highs()
+        solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
         options = {
             "output_flag": False,
             "threads": 1,

@@ -1,0 +1,163 @@
+"""The `onnx-mdp` command: arguments in, stages run, tables out, exit status 0, 1 (the user can act) or 2 (wrong usage)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from cyclopts import App, CycloptsError
+from cyclopts.config import Toml
+from rich.console import Console
+
+from onnx_mdp import __version__
+from onnx_mdp.cli.progress import RichListener
+from onnx_mdp.config import ApplyOptions, BenchOptions, InspectOptions, PruneOptions
+from onnx_mdp.errors import MdpError, OptionError
+from onnx_mdp.pipeline.listener import Listener
+
+_HELP = """Prune ONNX models to a latency budget: measured on this machine, solved to optimality, proven exact.
+
+Typical use:
+
+* `onnx-mdp inspect model.onnx` shows what can be cut, and what cannot and why.
+* `onnx-mdp prune model.onnx --latency 70% --inputs calibration.npz -o pruned.onnx` makes it fit.
+* `onnx-mdp bench model.onnx pruned.onnx` compares the two.
+
+Options can be kept in a TOML file with one table per command: `onnx-mdp prune model.onnx --config mdp.toml`.
+"""
+
+app = App(name="onnx-mdp", help=_HELP, help_format="markdown", version=__version__)
+
+
+@app.command
+def prune(model: Path, /, *, options: PruneOptions = PruneOptions(), config: Path | None = None) -> None:
+    """Make a model meet a latency budget.
+
+    Removes whole channels, heads, widths and residual blocks, chosen together so that the model measures within the
+    budget on this machine and loses as little as possible. The result is a smaller dense ONNX model with the same
+    inputs and outputs, proven equal to the original with the removed weights set to zero.
+
+    Args:
+        model: The ONNX model.
+        config: TOML file with options, under [prune].
+    """
+    from onnx_mdp import pipeline
+    from onnx_mdp.report.text import summary
+
+    with _listener(quiet=options.quiet) as listener:
+        result = pipeline.prune(model, options, listener=listener)
+    if not options.quiet:
+        _out().print(summary(result.report, str(result.path) if result.path else None))
+
+
+@app.command
+def inspect(model: Path, /, *, options: InspectOptions = InspectOptions(), config: Path | None = None) -> None:
+    """Show the prunable groups and blocks of a model, and what is locked and why.
+
+    Args:
+        model: The ONNX model.
+        config: TOML file with options, under [inspect].
+    """
+    from onnx_mdp import pipeline
+    from onnx_mdp.report.text import anatomy
+
+    found = pipeline.inspect(model, options)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        _out().print(anatomy(found))
+
+
+@app.command
+def bench(*models: Path, options: BenchOptions = BenchOptions(), config: Path | None = None) -> None:
+    """Compare the latency of models, run in turn in one process.
+
+    Args:
+        models: The ONNX models; ratios are to the first.
+        config: TOML file with options, under [bench].
+    """
+    from onnx_mdp.pipeline.bench import bench as run
+    from onnx_mdp.report.text import comparison
+
+    if not models:
+        raise OptionError("bench needs at least one model: onnx-mdp bench dense.onnx pruned.onnx")
+    rows = run(models, options)
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        _out().print(comparison(rows))
+
+
+@app.command
+def apply(model: Path, plan: Path, /, *, options: ApplyOptions = ApplyOptions(), config: Path | None = None) -> None:
+    """Repeat the cut of a plan file, without measuring.
+
+    Args:
+        model: The ONNX model the plan was made for.
+        plan: A plan file written by `prune --plan`.
+        config: TOML file with options, under [apply].
+    """
+    from onnx_mdp import pipeline
+
+    _, proof, path = pipeline.apply(model, plan, options)
+    if not options.quiet:
+        error = f"equals the masked original to {proof.max_relative_error:.1e}"
+        _out().print(f"written: {path} ({error})", highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app.config = _config(tokens)
+        app(tokens, exit_on_error=False, print_error=True, error_console=_err(), result_action="return_value")
+    except CycloptsError:
+        return 2
+    except MdpError as error:
+        _err().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        _err().print("interrupted; finished measurements are kept", style="yellow")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _config(tokens: list[str]) -> tuple[Toml, ...]:
+    """The TOML file named by --config, if any; unknown keys in it are wrong usage."""
+    for i, token in enumerate(tokens):
+        name, _, value = token.partition("=")
+        if name == "--config":
+            path = Path(value or next(iter(tokens[i + 1 : i + 2]), ""))
+            if not path.is_file():
+                raise OptionError(f"--config {path}: no such file")
+            return (Toml(path, must_exist=True),)
+    return ()
+
+
+@contextlib.contextmanager
+def _listener(*, quiet: bool) -> Iterator[Listener]:
+    if quiet:
+        yield Listener()
+        return
+    with RichListener(_err()) as listener:
+        yield listener
+
+
+def _out() -> Console:
+    return Console()
+
+
+def _err() -> Console:
+    return Console(stderr=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

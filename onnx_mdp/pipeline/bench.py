@@ -1,0 +1,69 @@
+"""`bench`: interleaved latency of several models, in one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from onnx_mdp.config import BenchOptions, parse_shapes
+from onnx_mdp.errors import OptionError
+from onnx_mdp.graph.check import random_feeds
+from onnx_mdp.graph.load import load
+from onnx_mdp.graph.shapes import input_shapes
+from onnx_mdp.runtime.registry import open_runtime
+from onnx_mdp.runtime.timing import alternate
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One model: median wall and CPU milliseconds, interquartile range over median, ratio to the first, bytes.
+
+    `ratio` compares CPU time at one thread and wall time else.
+    """
+
+    model: str
+    wall_ms: float
+    cpu_ms: float
+    spread: float
+    ratio: float
+    parameters: int
+    size: int
+
+
+def bench(models: tuple[str | Path, ...], options: BenchOptions | None = None) -> list[BenchRow]:
+    """Run all models in turn and compare them with the first.
+
+    Raises:
+        OptionError: the time per model is not positive.
+        ModelError: a model cannot be read, or needs --shape.
+    """
+    options = options or BenchOptions()
+    if options.seconds <= 0:
+        raise OptionError(f"--seconds {options.seconds:g}: must be more than zero")
+    runtime = open_runtime(options.runtime, options.threads)
+    sources, runs = [], []
+    for path in models:
+        source, proto = load(path)
+        shapes = input_shapes(proto.graph, parse_shapes(options.shape))
+        session = runtime.open(source.reference)
+        runs.append(partial(session.run, random_feeds(proto, shapes, 0)))
+        sources.append(source)
+    samples = np.array(alternate(runs, options.seconds * len(runs)))
+    medians = np.median(samples, axis=1)
+    low, high = np.percentile(samples[:, :, 0], (25, 75), axis=1)
+    clock = 1 if options.threads == 1 else 0
+    return [
+        BenchRow(
+            model=source.name,
+            wall_ms=float(medians[i, 0]),
+            cpu_ms=float(medians[i, 1]),
+            spread=float((high[i] - low[i]) / medians[i, 0]),
+            ratio=float(medians[i, clock] / medians[0, clock]),
+            parameters=source.parameters,
+            size=source.size,
+        )
+        for i, source in enumerate(sources)
+    ]

@@ -1,0 +1,125 @@
+"""Readable tables of what a command found or did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnx_mdp.report.facts import Report
+
+_MOST_CUT = 8
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> Table:
+    """A plain table; the last `numbers` columns are right-aligned."""
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="right" if i >= len(columns) - numbers else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(Text(cell) for cell in row))
+    return result
+
+
+def summary(report: Report, path: str | None) -> RenderableType:
+    """What `prune` did."""
+    latency, parameters, size = report.latency, report.parameters, report.bytes
+    rows = [
+        ("latency", _ms(latency.dense_ms), _ms(latency.pruned_ms), _percent(latency.ratio)),
+        ("parameters", f"{parameters['dense']:,}", f"{parameters['pruned']:,}", _share(parameters)),
+        ("size", _bytes(size["dense"]), _bytes(size["pruned"]), _share(size)),
+    ]
+    main = table("", ("", "dense", "pruned", "left"), rows, numbers=3)
+    lines = [f"budget: {_budget(report)}", f"device: {report.device}"]
+    removed = [block["name"] for block in report.blocks if block["removed"]]
+    lines.append(f"removed blocks: {len(removed)} of {len(report.blocks)}{': ' if removed else ''}{_few(removed)}")
+    lines.append(
+        f"proof: equals the masked original to {report.proof['max_relative_error']:.1e} "
+        f"(allowed {report.proof['tolerance']:g}) on {report.proof['input_sets']} input sets"
+    )
+    if report.solve:
+        solve = report.solve
+        lines.append(f"program: {solve.status}, gap {solve.gap:.1e}, {solve.seconds:.1f} s in {solve.solver}")
+    lines.append(f"time: {sum(report.seconds.values()):.1f} s")
+    parts: list[RenderableType] = [main, Text("\n".join(lines))]
+    if cut := _most_cut(report.groups):
+        parts.append(table("\nmost cut groups", ("group", "kind", "units", "kept"), cut, numbers=2))
+    if path:
+        parts.append(Text(f"written: {path}"))
+    return Group(*parts)
+
+
+def _budget(report: Report) -> str:
+    latency = report.latency
+    if latency.budget_ms is None:
+        return f"{report.budget} (a uniform cut, no budget)"
+    used = latency.pruned_ms / latency.budget_ms
+    rounds = f"{latency.rounds} round{'s' * (latency.rounds != 1)}"
+    predicted = f", predicted {_ms(latency.predicted_ms)}" if latency.predicted_ms else ""
+    return f"{report.budget} = {_ms(latency.budget_ms)}, used {_percent(used)} after {rounds}{predicted}"
+
+
+def _most_cut(groups: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
+    cut = sorted((g for g in groups if g["kept"] < g["units"]), key=lambda g: (g["kept"] / g["units"], g["name"]))
+    return [(g["name"], g["kind"], str(g["units"]), str(g["kept"])) for g in cut[:_MOST_CUT]]
+
+
+def anatomy(found: dict[str, Any]) -> RenderableType:
+    """What `inspect` found."""
+    groups = [(g["name"], g["kind"], str(g["units"]), str(len(g["members"]))) for g in found["groups"]]
+    blocks = [(b["name"], b["entry"], str(b["nodes"])) for b in found["blocks"]]
+    locked = [(e["name"], str(e["units"]), "; ".join(e["reasons"][:2])) for e in found["locked"]]
+    inputs = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in found["inputs"].items())
+    head = f"{found['model']}: {found['parameters']:,} parameters, input {inputs}"
+    parts: list[RenderableType] = [
+        Text(head),
+        table("\ngroups", ("group", "kind", "units", "weights"), groups, numbers=2),
+        table("removable blocks", ("block", "from", "nodes"), blocks, numbers=1),
+        table("locked", ("weight", "units", "why"), locked),
+    ]
+    if unknown := found["unknown_operators"]:
+        shown = ", ".join(f"{op} ({count})" for op, count in unknown.items())
+        parts.append(Text(f"operators without a rule, left alone with all they touch: {shown}"))
+    return Group(*parts)
+
+
+def comparison(rows: Sequence[Any]) -> RenderableType:
+    """What `bench` measured."""
+    shown = [
+        (
+            row.model,
+            _ms(row.wall_ms),
+            _ms(row.cpu_ms),
+            _percent(row.spread),
+            f"{row.ratio:.3f}",
+            f"{row.parameters:,}",
+            _bytes(row.size),
+        )
+        for row in rows
+    ]
+    columns = ("model", "wall", "CPU", "spread", "ratio", "parameters", "size")
+    return table("", columns, shown, numbers=6)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _share(pair: dict[str, int]) -> str:
+    return _percent(pair["pruned"] / max(pair["dense"], 1))
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,128 @@
+"""Reading models: what is no model, cut short, or lacks its data is said in one line with the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_mdp.errors import DynamicShapeError, ExternalDataError, ModelError, NotOnnxError, OptionError
+from onnx_mdp.graph.load import load
+from onnx_mdp.graph.network import read_network
+from onnx_mdp.graph.normalize import normalize
+from tests.conftest import build_model
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(NotOnnxError, match="no such file"):
+        load(tmp_path / "absent.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is no model", b"\x00" * 64], ids=["empty", "text", "zeros"])
+def test_not_an_onnx_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(NotOnnxError, match=r"not an ONNX model"):
+        load(path)
+
+
+def test_truncated_file(tmp_path: Path, cnn: Path) -> None:
+    data = cnn.read_bytes()
+    path = tmp_path / "short.onnx"
+    for part in (0.3, 0.7, 0.99):
+        path.write_bytes(data[: int(len(data) * part)])
+        with pytest.raises(ModelError):
+            load(path)
+
+
+def external_model(folder: Path) -> Path:
+    model = build_model(
+        [helper.make_node("Gemm", ["x", "w"], ["a"]), helper.make_node("Gemm", ["a", "v"], ["y"])],
+        {"x": (1, 64)},
+        ["y"],
+        {"w": (64, 32), "v": (32, 8)},
+    )
+    path = folder / "model.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def test_external_data_is_found_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = external_model(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    source, proto = load(path)
+    assert source.external
+    assert numpy_helper.to_array(proto.graph.initializer[0]).shape == (64, 32)
+
+
+def test_missing_external_data(tmp_path: Path) -> None:
+    path = external_model(tmp_path)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ExternalDataError, match=r"weights\.bin"):
+        load(path)
+
+
+def test_truncated_external_data(tmp_path: Path) -> None:
+    path = external_model(tmp_path)
+    data = tmp_path / "weights.bin"
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(ModelError):
+        load(path)
+
+
+def test_invalid_model_is_refused() -> None:
+    model = build_model([helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": (1, 4)}, ["y"], {"w": (4, 2)})
+    model.graph.node[0].input[1] = "nowhere"
+    with pytest.raises(ModelError, match="not valid ONNX"):
+        load(model)
+
+
+def network_inputs(shape: tuple[int | str, ...], asked: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    model = build_model([helper.make_node("Relu", ["x"], ["y"])], {"x": shape}, ["y"], {})
+    return dict(read_network(model, asked).inputs)
+
+
+def test_symbolic_batch_becomes_one() -> None:
+    assert network_inputs(("N", 3, 8, 8), {}) == {"x": (1, 3, 8, 8)}
+
+
+def test_other_symbolic_sizes_are_asked_for() -> None:
+    with pytest.raises(DynamicShapeError, match="--shape x:1x3x224x224"):
+        network_inputs(("N", 3, "H", "W"), {})
+    assert network_inputs(("N", 3, "H", "W"), {"x": (1, 3, 16, 16)}) == {"x": (1, 3, 16, 16)}
+
+
+def test_shape_must_fit_and_name_an_input() -> None:
+    with pytest.raises(OptionError, match="contradicts"):
+        network_inputs(("N", 3, 8, 8), {"x": (1, 4, 8, 8)})
+    with pytest.raises(OptionError, match="names no input"):
+        network_inputs(("N", 3, 8, 8), {"z": (1, 3, 8, 8)})
+
+
+def test_normal_form_turns_constants_into_initializers_and_unties_vectors() -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value_floats=[1.0, 2.0]),
+        helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.float32(3))),
+        helper.make_node("Add", ["x", "c"], ["a"]),
+        helper.make_node("Mul", ["a", "c"], ["b"]),
+        helper.make_node("Mul", ["b", "k"], ["y"]),
+    ]
+    model = build_model(nodes, {"x": (1, 2)}, ["y"], {})
+    normalize(model)
+    assert [n.op_type for n in model.graph.node] == ["Add", "Mul", "Mul"]
+    assert sorted(t.name for t in model.graph.initializer) == ["c", "c::use1", "k"]
+    onnx.checker.check_model(model)
+
+
+def test_weights_listed_as_inputs_are_weights() -> None:
+    model = build_model([helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": (1, 4)}, ["y"], {"w": (4, 2)})
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, (4, 2)))
+    source, proto = load(model)
+    normalize(proto)
+    assert [value.name for value in proto.graph.input] == ["x"]
+    assert [name for name, _, _ in source.signature[0]] == ["x"]

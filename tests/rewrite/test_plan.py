@@ -1,0 +1,74 @@
+"""Plan files: what is written names the input model's weights, and reading it back gives the same cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_mdp.errors import PlanError
+from onnx_mdp.rewrite.plan import dense_plan, from_json, read_plan, to_json, uniform_plan
+from tests.conftest import MODELS, analysis_of
+from tests.cutting import random_plan
+
+
+@pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_vit.onnx"])
+def test_plan_survives_json(name: str) -> None:
+    analysis = analysis_of(MODELS / name)
+    for seed in range(3):
+        plan = random_plan(analysis, seed, blocks=True)
+        back = from_json(analysis, json.loads(json.dumps(to_json(analysis, plan))))
+        assert back.removed == plan.removed
+        assert all(np.array_equal(back.kept[group], kept) for group, kept in plan.kept.items())
+
+
+def test_plan_names_weights_and_axes_of_the_model(cnn: Path) -> None:
+    analysis = analysis_of(cnn)
+    content = to_json(analysis, random_plan(analysis, 0, blocks=False))
+    for name, axes in content["initializers"].items():
+        shape = analysis.network.shapes[name]
+        for axis, kept in axes.items():
+            assert kept == sorted(set(kept))
+            assert len(kept) < shape[int(axis)]
+            assert max(kept) < shape[int(axis)]
+
+
+def test_dense_plan_cuts_nothing(vit: Path) -> None:
+    analysis = analysis_of(vit)
+    assert to_json(analysis, dense_plan(analysis))["initializers"] == {}
+
+
+def test_uniform_plan_halves_every_group(vit: Path) -> None:
+    analysis = analysis_of(vit)
+    order = {group.name: np.arange(group.units)[::-1] for group in analysis.groups}
+    plan = uniform_plan(analysis, order, 0.5, {group.name: 1 for group in analysis.groups}, 1)
+    assert {g.units: len(plan.kept[g.name]) for g in analysis.groups} == {6: 3, 16: 8, 288: 144}
+    assert plan.kept[analysis.groups[0].name].tolist() == [3, 4, 5]
+    rounded = uniform_plan(analysis, order, 0.5, {group.name: 5 for group in analysis.groups}, 32)
+    assert {g.units: len(rounded.kept[g.name]) for g in analysis.groups} == {6: 6, 16: 16, 288: 160}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"removed_blocks": ["no such block"]}, "no such block"),
+        ({"initializers": {"absent": {"0": [0]}}}, "does not fit"),
+        ({"initializers": {"stem.weight": {"0": [0, 99]}}}, "keeps index 99"),
+        ({"initializers": {"head.weight": {"0": [0, 1]}}}, "does not fit"),
+    ],
+    ids=["unknown block", "unknown weight", "index too large", "locked axis"],
+)
+def test_plan_of_another_model_is_refused(cnn: Path, change: dict[str, object], message: str) -> None:
+    analysis = analysis_of(cnn)
+    with pytest.raises(PlanError, match=message):
+        from_json(analysis, {"initializers": {}, "removed_blocks": [], **change})
+
+
+@pytest.mark.parametrize("content", ["", "not json", "[]", '{"groups": {}}'])
+def test_file_that_is_no_plan(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(content)
+    with pytest.raises(PlanError, match="not a plan file"):
+        read_plan(path)

@@ -1,0 +1,199 @@
+"""Every operator's rule, as the one line it prints, refusals included. The lines are data: golden/rules.txt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_mdp.graph.dims import follow_dims
+from onnx_mdp.graph.network import read_network
+from onnx_mdp.rules import Refusal, View, registered, text_of
+from onnx_mdp.rules.line import parse
+from onnx_mdp.rules.registry import rule
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "rules.txt"
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node: shapes of its float inputs (arrays are constants, None is absent), attributes, opset, outputs."""
+
+    op: str
+    inputs: tuple[Any, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    opset: int = 18
+    outputs: int = 1
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the case in the golden file."""
+        return f"{self.op} {self.note}".strip() + (f" opset {self.opset}" if self.opset != 18 else "")
+
+
+def ints(*values: int) -> np.ndarray:
+    """An int64 vector."""
+    return np.array(values, np.int64)
+
+
+X = (2, 8, 6, 6)
+CASES = [
+    Case("Conv", (X, (4, 8, 3, 3), (4,))),
+    Case("Conv", (X, (4, 8, 1, 1)), note="no bias"),
+    Case("Conv", (X, (12, 2, 3, 3), (12,)), {"group": 4}, note="grouped"),
+    Case("Conv", (X, (16, 1, 3, 3)), {"group": 8}, note="depth multiplier"),
+    Case("Conv", ((2, 8, 6), (4, 8, 3)), note="1-D"),
+    Case("ConvTranspose", (X, (8, 4, 2, 2), (4,))),
+    Case("ConvTranspose", (X, (8, 3, 2, 2)), {"group": 2}, note="grouped"),
+    Case("MatMul", ((2, 5, 8), (8, 4))),
+    Case("MatMul", ((2, 3, 5, 8), (2, 3, 8, 4)), note="batched"),
+    Case("MatMul", ((2, 3, 5, 8), (1, 3, 8, 4)), note="broadcast"),
+    Case("MatMul", ((5, 8), (8,)), note="vector"),
+    Case("Gemm", ((5, 8), (4, 8), (4,)), {"transB": 1}),
+    Case("Gemm", ((8, 5), (8, 4), (1, 4)), {"transA": 1}, note="transA"),
+    Case("Add", ((2, 5, 8), (8,))),
+    Case("Add", (X, (8, 1, 1)), note="per channel"),
+    Case("Sub", ((2, 5), (2, 5))),
+    Case("Mul", (X, (2, 8, 1, 1)), note="gate"),
+    Case("Div", ((2, 5), ())),
+    Case("Pow", ((2, 5), ())),
+    Case("Max", ((2, 5), (5,))),
+    Case("Where", (np.ones((2, 5), bool), (2, 5), (5,))),
+    Case("PRelu", (X, (8, 1, 1))),
+    Case("Relu", (X,)),
+    Case("Sigmoid", (X,)),
+    Case("Clip", (X, np.float32(0), np.float32(6))),
+    Case("Clip", (X, np.float32(1)), note="above zero"),
+    Case("BatchNormalization", (X, (8,), (8,), (8,), (8,))),
+    Case("BatchNormalization", (X, (8,), (8,), (8,), (8,)), {"training_mode": 1}, note="training", outputs=3),
+    Case("LayerNormalization", ((2, 5, 8), (8,), (8,))),
+    Case("LayerNormalization", ((2, 5, 8), (5, 8)), {"axis": 1}, note="two axes"),
+    Case("InstanceNormalization", (X, (8,), (8,))),
+    Case("Softmax", ((2, 5, 8),)),
+    Case("Softmax", ((2, 5, 8),), {"axis": 1}, opset=11),
+    Case("MaxPool", (X,), {"kernel_shape": [2, 2]}),
+    Case("MaxPool", (X,), {"kernel_shape": [2, 2]}, note="with indices", outputs=2),
+    Case("GlobalAveragePool", (X,)),
+    Case("ReduceMean", (X, ints(2, 3)), {"keepdims": 0}),
+    Case("ReduceMean", (X,), {"axes": [1]}, opset=13, note="over channels"),
+    Case("ReduceSum", ((2, 5, 8),), note="over all"),
+    Case("Resize", (X, None, np.array([1, 1, 2, 2], np.float32))),
+    Case("Resize", (X, None, None, ints(2, 8, 12, 12)), note="sizes"),
+    Case("Reshape", ((2, 5, 24), ints(2, 5, 3, 8))),
+    Case("Reshape", ((2, 5, 24), ints(0, -1, 3, 8)), note="copy and rest"),
+    Case("Reshape", ((2, 5, 24), None), note="computed shape"),
+    Case("Flatten", (X,)),
+    Case("Transpose", (X,), {"perm": [0, 2, 3, 1]}),
+    Case("Squeeze", ((1, 5, 8), ints(0))),
+    Case("Unsqueeze", ((5, 8), ints(0, 2))),
+    Case("Expand", ((5, 1, 8), ints(5, 3, 8))),
+    Case("Shape", ((5, 8),)),
+    Case("ConstantOfShape", (ints(5, 8),)),
+    Case("Concat", (X, (2, 3, 6, 6)), {"axis": 1}),
+    Case("Split", ((2, 24), ints(8, 16)), {"axis": 1}, outputs=2),
+    Case("Split", ((2, 24),), {"axis": -1, "num_outputs": 3}, outputs=3, note="equal parts"),
+    Case("Slice", ((2, 24), ints(8), ints(16), ints(1))),
+    Case("Slice", ((2, 24), ints(0), ints(2**63 - 1), ints(1), ints(2)), note="strided"),
+    Case("Slice", ((2, 24), ints(-8), ints(2**63 - 1), ints(1)), note="from the end"),
+    Case("Pad", (X, ints(0, 4, 0, 0, 0, 4, 0, 0))),
+    Case("Pad", (X, ints(0, 0, 1, 1, 0, 0, 1, 1)), {"mode": "reflect"}, note="reflect"),
+    Case("Gather", ((3, 5, 8), np.int64(0)), note="one position"),
+    Case("Gather", ((100, 8), np.zeros((2, 5), np.int64)), note="embedding"),
+    Case("Erf", ((2, 5),)),
+    Case("TopK", ((2, 5), ints(2)), outputs=2, note="no rule"),
+]
+
+
+def view_of(case: Case) -> View:
+    """A network of this one node, seen by its rule."""
+    names = [f"i{k}" if given is not None else "" for k, given in enumerate(case.inputs)]
+    if case.note == "computed shape":
+        names[1] = "data_shape"
+    constants = {n: g for n, g in zip(names, case.inputs, strict=True) if isinstance(g, np.ndarray | np.generic)}
+    shapes = {n: g for n, g in zip(names, case.inputs, strict=True) if isinstance(g, tuple)}
+    outputs = [f"o{k}" for k in range(case.outputs)]
+    graph = helper.make_graph(
+        [helper.make_node(case.op, names, outputs, name="node", **case.attributes)],
+        "case",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    if case.note == "computed shape":
+        graph.input.append(helper.make_tensor_value_info("data_shape", TensorProto.INT64, (4,)))
+        graph.output[0].CopyFrom(helper.make_tensor_value_info("o0", TensorProto.FLOAT, (2, 5, 3, 8)))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)])
+    network = read_network(model, {})
+    return View(network.nodes[0], network, follow_dims(network))
+
+
+def shown(case: Case) -> str:
+    """The rule's line, or its refusal."""
+    text = text_of(view_of(case))
+    return f"refused: {text.reason}" if isinstance(text, Refusal) else text
+
+
+def golden() -> dict[str, str]:
+    """Expected lines by case."""
+    pairs = (line.split(" | ", 1) for line in GOLDEN.read_text().splitlines() if line.strip())
+    return {key: text for key, text in pairs}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.key)
+def test_rule_prints_its_line(case: Case) -> None:
+    assert shown(case) == golden()[case.key]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.key)
+def test_line_follows_every_operand(case: Case) -> None:
+    """A line names as many axes as each tensor has; the engine relies on it."""
+    view = view_of(case)
+    text = text_of(view)
+    if isinstance(text, Refusal):
+        return
+    line = parse(text)
+    for operands, names in ((line.inputs, view.node.inputs), (line.outputs, view.node.outputs)):
+        for operand, name in zip(operands, names, strict=False):
+            if operand.axes is not None and name:
+                assert len(operand.axes) == len(view.network.shapes[name]), operand.name
+
+
+def test_golden_file_has_no_stale_line() -> None:
+    assert set(golden()) == {case.key for case in CASES}
+
+
+def test_operators_of_one_rule_are_covered_by_its_representative() -> None:
+    """Elementwise operators share two rules; every other operator with a rule of its own has a golden line."""
+    shared = {"unary", "broadcast", "variadic", "pool", "global_pool", "reduce", "softmax", "softmax_coerced"}
+    shared |= {"layer_normalization", "shape", "resize"}
+    from onnx_mdp.rules.registry import _RULES
+
+    covered = {case.op for case in CASES}
+    missing = {
+        op
+        for _, op, _ in registered()
+        if op not in covered and _RULES["ai.onnx", op][0].function.__name__ not in shared
+    }
+    assert not missing
+
+
+def test_a_second_rule_for_an_operator_is_an_error() -> None:
+    with pytest.raises(ValueError, match="two rules"):
+        rule("Conv")(lambda view: "x[a] -> y[a]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x[a]", "x[a b] -> y[a]", "x[(a] -> y[a]", "x[a] -> y[a]; a = |b"],
+    ids=["no arrow", "comma", "paren", "size"],
+)
+def test_malformed_lines_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        parse(text)
