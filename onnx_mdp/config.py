@@ -168,10 +168,10 @@ def parse_latency(text: str) -> LatencyBudget:
     match = re.fullmatch(r"\s*([0-9.]+(?:e-?\d+)?)\s*(%|[a-zµ]*)\s*", text, re.IGNORECASE)
     unit = match.group(2).lower() if match else ""
     number = _number(match.group(1)) if match else None
+    if number is not None and number <= 0:
+        raise OptionError(f"--latency {text}: must be more than zero; write 4ms, 850us, 0.01s or 70%")
     if number is None or (unit != "%" and unit not in _UNITS):
         raise OptionError(f"--latency {text}: not a time or share; write 4ms, 850us, 0.01s or 70%")
-    if number <= 0:
-        raise OptionError(f"--latency {text}: must be more than zero")
     if unit == "%":
         return LatencyBudget(text, None, number / 100)
     return LatencyBudget(text, number * _UNITS[unit], None)
@@ -199,7 +199,10 @@ def parse_min_keep(text: str) -> tuple[int, float]:
     """
     if text.strip().isdigit():
         return int(text), 0.0
-    return 0, parse_share(text, "--min-keep")
+    try:
+        return 0, parse_share(text, "--min-keep")
+    except OptionError as error:
+        raise OptionError(f"--min-keep {text}: neither a number of units nor a share; write 8 or 25%") from error
 
 
 def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The `onnx-mdp` command: arguments in, stages run, tables out, exit status 0, 1 (the user can act) or 2 (wrong usage)."""
+"""The `onnx-mdp` command: arguments in, stages run, tables out; exit status 0, 1 (user can act) or 2 (wrong usage)."""
 
 from __future__ import annotations
 
@@ -74,19 +74,18 @@ def inspect(model: Path, /, *, options: InspectOptions = InspectOptions(), confi
 
 
 @app.command
-def bench(*models: Path, options: BenchOptions = BenchOptions(), config: Path | None = None) -> None:
+def bench(model: Path, /, *others: Path, options: BenchOptions = BenchOptions(), config: Path | None = None) -> None:
     """Compare the latency of models, run in turn in one process.
 
     Args:
-        models: The ONNX models; ratios are to the first.
+        model: The ONNX model that ratios are to.
+        others: More ONNX models.
         config: TOML file with options, under [bench].
     """
     from onnx_mdp.pipeline.bench import bench as run
     from onnx_mdp.report.text import comparison
 
-    if not models:
-        raise OptionError("bench needs at least one model: onnx-mdp bench dense.onnx pruned.onnx")
-    rows = run(models, options)
+    rows = run((model, *others), options)
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:

@@ -19,11 +19,13 @@ class RichListener(Listener):
         self._task: TaskID | None = None
 
     def __enter__(self) -> RichListener:
-        self._progress.start()
+        if self._console.is_terminal:
+            self._progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
 
     def stage(self, name: str) -> None:
         """Show the stage in place of the last one."""

@@ -21,10 +21,8 @@ def scorer_names() -> tuple[str, ...]:
     return (*_NAMES, "auto")
 
 
-def make_scorer(
-    name: str, analysis: Analysis, inputs: Inputs | None, runtime: Runtime, progress: Callable[[int, int], None]
-) -> Scorer:
-    """The scorer of that name, with the statistics it needs; `auto` is the best that the inputs admit.
+def choose_scorer(name: str, *, has_inputs: bool) -> str:
+    """The scorer to use; `auto` is the best that the inputs admit.
 
     Raises:
         OptionError: there is no such scorer, or it needs inputs and there are none.
@@ -32,9 +30,17 @@ def make_scorer(
     if name not in scorer_names():
         raise OptionError(f"--importance {name}: choose from {', '.join(scorer_names())}")
     if name == "auto":
-        name = "magnitude" if inputs is None else "activation"
-    if _NAMES[name].needs_inputs and inputs is None:
+        return "activation" if has_inputs else "magnitude"
+    if _NAMES[name].needs_inputs and not has_inputs:
         raise OptionError(f"--importance {name} needs calibration inputs: add --inputs FILE.npz, or use magnitude")
+    return name
+
+
+def make_scorer(
+    name: str, analysis: Analysis, inputs: Inputs | None, runtime: Runtime, progress: Callable[[int, int], None]
+) -> Scorer:
+    """The scorer of that name (see `choose_scorer`), with the statistics it needs."""
+    name = choose_scorer(name, has_inputs=inputs is not None)
     if name == "activation" and inputs is not None:
         return ActivationScorer(analysis, collect_moments(analysis, inputs, runtime, progress))
     return MagnitudeScorer(analysis)

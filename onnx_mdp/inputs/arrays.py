@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +106,8 @@ def _load(path: Path) -> dict[str, Array] | Array:
             return {name: loaded[name] for name in loaded.files}
     except FileNotFoundError as error:
         raise InputError(f"--inputs {path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"--inputs {path}: not a readable .npz or .npy file ({error})") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"--inputs {path}: not a readable .npz or .npy file; write one with numpy.savez") from error
 
 
 def _fitted(array: Array, spec: InputSpec) -> Array:

@@ -22,7 +22,7 @@ from onnx_mdp.graph.check import parameter_count, random_feeds
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.save import check_writable, save_model, write_text
 from onnx_mdp.importance.base import Scores
-from onnx_mdp.importance.registry import make_scorer
+from onnx_mdp.importance.registry import choose_scorer, make_scorer
 from onnx_mdp.latency.levels import Floor, group_levels, sum_levels
 from onnx_mdp.latency.lut import LatencyTable, default_path
 from onnx_mdp.latency.measure import Meter
@@ -38,6 +38,7 @@ from onnx_mdp.report.facts import LatencyFacts, Report, SolveFacts, block_facts,
 from onnx_mdp.rewrite.plan import Plan, dense_plan, plan_edits, to_json, uniform_plan
 from onnx_mdp.runtime.base import Feeds
 from onnx_mdp.runtime.registry import open_runtime
+from onnx_mdp.solve.solve import check_solver
 from onnx_mdp.verify.oracle import Proof, prove
 
 _SECONDS = 3.0
@@ -100,11 +101,13 @@ class _Prune:
             raise OptionError(f"--multiple {options.multiple}: must be 1 or more")
         if options.threads < 1:
             raise OptionError(f"--threads {options.threads}: must be 1 or more")
+        check_solver(options.solver)
         self.floor = Floor(units, share, options.multiple)
         self.warnings: list[str] = []
 
     def run(self, model: ModelLike, inputs: InputsLike | None) -> PruneResult:
         options, clock = self.options, self.clock
+        choose_scorer(options.importance, has_inputs=inputs is not None)
         self.runtime = open_runtime(options.runtime, options.threads)
         with clock.stage("load"):
             self.source, normal = read(model)

@@ -29,6 +29,19 @@ def is_available(name: str) -> bool:
     return name in _ROWS and find_spec(_ROWS[name][2]) is not None
 
 
+def check_solver(name: str) -> None:
+    """Fail early on a solver that cannot be used.
+
+    Raises:
+        OptionError: there is no such solver.
+        SolverMissingError: it is not installed.
+    """
+    if name not in solver_names():
+        raise OptionError(f"--solver {name}: choose from {', '.join(solver_names())}")
+    if name != "auto" and not is_available(name):
+        raise SolverMissingError(f"{name} is not installed: pip install {_ROWS[name][2]}, or --solver highs")
+
+
 def solve(problem: Problem, solver: str = "highs", limits: Limits | None = None) -> Answer:
     """The best levels and blocks of a program.
 
@@ -59,15 +72,12 @@ def _choose(name: str, mip: Mip) -> MipSolver:
     if name == "auto":
         gurobi = _load("gurobi") if is_available("gurobi") else None
         return gurobi if gurobi and gurobi.admits(mip) else _load("highs")
-    if name not in _ROWS:
-        raise OptionError(f"no solver {name!r}; choose from {', '.join(solver_names())}")
+    check_solver(name)
     return _load(name)
 
 
 def _load(name: str) -> MipSolver:
-    module, cls, package = _ROWS[name]
-    if not is_available(name):
-        raise SolverMissingError(f"{name} is not installed: pip install {package}, or --solver highs")
+    module, cls, _ = _ROWS[name]
     return cast(MipSolver, getattr(importlib.import_module(module), cls)())
 
 
@@ -84,4 +94,4 @@ def _check(problem: Problem, levels: dict[str, int], opened: dict[str, bool], so
             raise SolverError(f"{solver} returned a plan over its {budget.name} budget: {spent:g} > {budget.limit:g}")
 
 
-__all__ = ["Limits", "Status", "is_available", "solve", "solver_names"]
+__all__ = ["Limits", "Status", "check_solver", "is_available", "solve", "solver_names"]

@@ -142,8 +142,8 @@ def shown(case: Case) -> str:
 
 def golden() -> dict[str, str]:
     """Expected lines by case."""
-    pairs = (line.split(" | ", 1) for line in GOLDEN.read_text().splitlines() if line.strip())
-    return {key: text for key, text in pairs}
+    lines = [line.partition(" | ") for line in GOLDEN.read_text().splitlines()]
+    return {key: text for key, _, text in lines}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.key)
