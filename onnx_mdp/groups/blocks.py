@@ -6,6 +6,7 @@ its last operators multiply with, so it can be proven the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def _close(coupling: Coupling, add: Node) -> Iterator[Block]:
         if not network.shapes.get(entry) == network.shapes.get(branch) == network.shapes.get(output):
             continue
         nodes = _region(network, entry, branch, add)
-        silenced = _silence(coupling, branch, entry) if nodes else None
+        silenced = _silence(coupling, branch, nodes) if nodes else None
         if nodes and silenced:
             yield Block(add.name, entry, branch, output, nodes, tuple(dict.fromkeys(silenced)))
             return
@@ -93,22 +94,28 @@ def _region(network: Network, entry: str, branch: str, add: Node) -> frozenset[i
     return None if leaves_region or not nodes else frozenset(nodes)
 
 
-def _silence(coupling: Coupling, tensor: str, entry: str) -> list[str] | None:
-    """Initializers whose zeroing makes the tensor zero; None where no set of them does."""
+def _silence(coupling: Coupling, tensor: str, inside: frozenset[int]) -> list[str] | None:
+    """Initializers of the block whose zeroing makes the tensor zero; None where no set of them does."""
     network = coupling.network
     if network.is_float_weight(tensor):
-        return [tensor]
+        return [tensor] if _owned(network, tensor, inside) else None
     producer = network.producers.get(tensor)
-    line = coupling.lines.get(producer.index) if producer and tensor != entry else None
+    line = coupling.lines.get(producer.index) if producer and producer.index in inside else None
     if producer is None or line is None or line.zero is None:
         return None
     inputs = {op.name: name for op, name in zip(line.inputs, producer.inputs, strict=False) if name}
     found: list[str] = []
     for clause in line.zero:
         names = [inputs.get(name.removesuffix("?")) for name in clause]
-        choices: list[list[str] | None] = [[] if name is None else _silence(coupling, name, entry) for name in names]
+        choices: list[list[str] | None] = [[] if name is None else _silence(coupling, name, inside) for name in names]
         usable = [choice for choice in choices if choice is not None]
         if not usable:
             return None
         found += sorted(usable, key=len)[0]
     return found
+
+
+def _owned(network: Network, name: str, inside: frozenset[int]) -> bool:
+    """Whether an initializer is a weight of the block alone: no scalar of a formula, and read nowhere else."""
+    weight = math.prod(network.shapes[name]) > 1
+    return weight and all(reader.index in inside for reader in network.consumers[name])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from onnx_mdp.axes.terms import Factor, Prod, Term, leaves, size
 from onnx_mdp.graph.network import Network, Node
@@ -64,6 +65,19 @@ class Analysis:
     def network(self) -> Network:
         """The network that was analyzed."""
         return self.coupling.network
+
+    @cached_property
+    def homes(self) -> Mapping[str, str]:
+        """For groups whose weights all lie in one removable block, the smallest such block."""
+        readers = {
+            group.name: {node.index for name, _ in group.members for node in self.network.consumers[name]}
+            for group in self.groups
+        }
+        around = {
+            name: min((b for b in self.blocks if nodes <= b.nodes), key=lambda b: len(b.nodes), default=None)
+            for name, nodes in readers.items()
+        }
+        return {name: block.name for name, block in around.items() if block}
 
 
 def analyze(network: Network, locks: Iterable[str] = ()) -> Analysis:

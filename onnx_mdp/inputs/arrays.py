@@ -99,7 +99,7 @@ def _read(source: str | Path | Mapping[str, Array] | Array, specs: tuple[InputSp
 
 def _load(path: Path) -> dict[str, Array] | Array:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:

@@ -28,7 +28,7 @@ AIM = 0.983  # of the budget; measured parts between LOW and HIGH end the search
 LOW, HIGH = 0.97, 0.996
 ROUNDS = 10
 _REFINEMENTS = 6
-_SECONDS = 1.5
+_SECONDS = 1.2
 
 
 @dataclass(frozen=True, eq=False)

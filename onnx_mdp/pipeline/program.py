@@ -10,7 +10,7 @@ import numpy as np
 from onnx_mdp.axes.terms import Factor, Sum
 from onnx_mdp.axes.terms import Term as AxisTerm
 from onnx_mdp.groups.blocks import parent_blocks
-from onnx_mdp.groups.find import Analysis
+from onnx_mdp.groups.find import Analysis, Group
 from onnx_mdp.importance.base import Scores
 from onnx_mdp.latency.levels import sum_parts
 from onnx_mdp.latency.tables import RegionTable
@@ -77,9 +77,20 @@ class Program:
 
     def plan(self, answer: Answer) -> Plan:
         """The units and blocks an answer keeps."""
-        widths = {group.name: self.levels[group.factor][answer.levels[group.name]] for group in self.analysis.groups}
+        widths = {
+            group.name: group.units if self._is_gone(group, answer) else self._width(group, answer)
+            for group in self.analysis.groups
+        }
         removed = tuple(name for name, kept in answer.kept.items() if not kept)
         return plan_of_widths(self.analysis, self.scores.order, widths, removed)
+
+    def _width(self, group: Group, answer: Answer) -> int:
+        return self.levels[group.factor][answer.levels[group.name]]
+
+    def _is_gone(self, group: Group, answer: Answer) -> bool:
+        """Whether the group goes with a removed block; its width then means nothing."""
+        home = self.analysis.homes.get(group.name)
+        return home is not None and not answer.kept[home]
 
     def entries(self, answer: Answer) -> list[Entry]:
         """The table entries an answer rests on."""

@@ -20,6 +20,7 @@ from onnx_mdp.config import (
 from onnx_mdp.errors import BudgetError, OptionError
 from onnx_mdp.graph.check import parameter_count, random_feeds
 from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.graph.load import load
 from onnx_mdp.graph.save import check_writable, save_model, write_text
 from onnx_mdp.importance.base import Scores
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
@@ -41,7 +42,7 @@ from onnx_mdp.runtime.registry import open_runtime
 from onnx_mdp.solve.solve import check_solver
 from onnx_mdp.verify.oracle import Proof, prove
 
-_SECONDS = 3.0
+_SECONDS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ class _Prune:
         self.feeds = self._feeds()
         with clock.stage("score"):
             self.scores = self._score()
-        outcome = self._uniform(self.ratio) if self.ratio else self._budgeted()
+        outcome = self._uniform(self.ratio) if self.ratio else self._budgeted(model)
         with clock.stage("verify"):
             proof = self._prove(outcome)
         result = PruneResult(outcome.model, to_json(self.analysis, outcome.plan), self._report(outcome, proof), output)
@@ -157,7 +158,7 @@ class _Prune:
             )
         return _Outcome(plan, model, comparison)
 
-    def _budgeted(self) -> _Outcome:
+    def _budgeted(self, model: ModelLike) -> _Outcome:
         """Fill the latency table, then search the plan that meets the budget."""
         assert self.budget is not None
         with self.clock.stage("measure"):
@@ -169,7 +170,8 @@ class _Prune:
             self._warn("the machine is busy: latencies are CPU time, which is what an idle machine would take")
         if self.budget.spent(dense.pruned_ms, dense.dense_ms) <= 1:
             self._warn(f"the model meets --latency {self.budget.text} as it is: nothing was cut")
-            return _Outcome(dense_plan(self.analysis), whole, dense, reason="the model meets the budget as it is")
+            same = replace(dense, pruned_ms=dense.dense_ms, pruned_wall_ms=dense.dense_wall_ms)
+            return _Outcome(dense_plan(self.analysis), load(model)[1], same, reason="the model meets it as it is")
         lut = self.options.lut or default_path()
         self.table = LatencyTable(lut, self.runtime.fingerprint)
         self.meter = Meter(self.runtime, self.table)

@@ -70,11 +70,10 @@ class Report:
 
 
 def group_facts(analysis: Analysis, plan: Plan) -> list[dict[str, Any]]:
-    """Name, kind, units and kept units of every group."""
-    return [
-        {"name": group.name, "kind": group.kind, "units": group.units, "kept": len(plan.kept[group.name])}
-        for group in analysis.groups
-    ]
+    """Name, kind, units and kept units of every group; none are kept of one that went with its block."""
+    gone = {name for name, block in analysis.homes.items() if block in plan.removed}
+    kept = {name: 0 if name in gone else width for name, width in plan.widths().items()}
+    return [{"name": g.name, "kind": g.kind, "units": g.units, "kept": kept[g.name]} for g in analysis.groups]
 
 
 def block_facts(analysis: Analysis, plan: Plan) -> list[dict[str, Any]]:

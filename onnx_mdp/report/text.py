@@ -64,7 +64,7 @@ def _budget(report: Report) -> str:
 
 
 def _most_cut(groups: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
-    cut = sorted((g for g in groups if g["kept"] < g["units"]), key=lambda g: (g["kept"] / g["units"], g["name"]))
+    cut = sorted((g for g in groups if 0 < g["kept"] < g["units"]), key=lambda g: (g["kept"] / g["units"], g["name"]))
     return [(g["name"], g["kind"], str(g["units"]), str(g["kept"])) for g in cut[:_MOST_CUT]]
 
 

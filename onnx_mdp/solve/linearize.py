@@ -3,7 +3,8 @@
 A level is a one-hot vector of binaries w, a block a binary k. For a term over several choices, y >= 0 has one entry
 per combination, and its marginals equal the one-hots: with binary w that leaves exactly one entry at 1 (the
 reformulation-linearization technique; Sherali and Adams, 1990). Inside a block the one-hots are replaced by v <= w
-that sum to k, so a removed block's terms vanish. Terms over the same choices and block share their y.
+that sum to k, so a removed block's terms vanish. A choice that matters only inside one block has one-hots that sum to
+k themselves: no copy, and no level to choose when the block is gone. Terms over the same choices and block share y.
 """
 
 from __future__ import annotations
@@ -69,8 +70,11 @@ class _Builder:
         self.kept = {gate.name: self.columns.add(1, integer=True)[0] for gate in problem.gates}
         self._gated: dict[tuple[str, str], Hots] = {}
         self._joint: dict[tuple[tuple[str, ...], str | None], NDArray[np.int64]] = {}
-        for hots in self.levels.values():
-            self._row(1, 1, dict.fromkeys(hots, 1.0))
+        self._homes = _homes(problem)
+        for name, hots in self.levels.items():
+            home = self._homes.get(name)
+            gate = {self.kept[home]: -1.0} if home else {}
+            self._row(0 if home else 1, 0 if home else 1, {**dict.fromkeys(hots, 1.0), **gate})
         for gate in problem.gates:
             if gate.inside:
                 self._row(-np.inf, 0, {self.kept[gate.name]: 1.0, self.kept[gate.inside]: -1.0})
@@ -139,7 +143,7 @@ class _Builder:
 
     def _hots(self, name: str, gate: str | None) -> Hots:
         """A choice's one-hot columns; inside a block, a copy that sums to the block's bit."""
-        if gate is None:
+        if gate is None or gate == self._homes.get(name):
             return self.levels[name]
         if (name, gate) not in self._gated:
             copies = self.columns.add(len(self.levels[name]), integer=False)
@@ -157,3 +161,24 @@ class _Builder:
                 entries = dict.fromkeys(np.take(y, i, axis=axis).ravel().tolist(), 1.0)
                 self._row(0, 0, {**entries, hot: -1.0})
         return y
+
+
+def _homes(problem: Problem) -> dict[str, str]:
+    """For choices that count only while one block is kept, that block: the innermost that all of their terms lie in."""
+    inside = {gate.name: gate.inside for gate in problem.gates}
+    chains: dict[str, list[str]] = {}
+    for term in (*problem.objective, *(term for budget in problem.budgets for term in budget.terms)):
+        for name in term.choices:
+            chain = _chain(term.gate, inside)
+            chains[name] = [gate for gate in chains.get(name, chain) if gate in chain]
+    linked = {name for link in problem.links for name in (link.total, *(part for part, _ in link.parts))}
+    return {name: chain[0] for name, chain in chains.items() if chain and name not in linked}
+
+
+def _chain(gate: str | None, inside: Mapping[str, str | None]) -> list[str]:
+    """A block and those around it, innermost first."""
+    chain = []
+    while gate is not None:
+        chain.append(gate)
+        gate = inside[gate]
+    return chain

@@ -85,6 +85,25 @@ def test_gated_branch_is_silenced_by_its_gate(runtime: Runtime) -> None:
     assert_exact(model, runtime, 1, blocks=True)
 
 
+def test_shared_scalar_is_never_silenced(runtime: Runtime) -> None:
+    """Exporters share the constants of an activation between layers: zeroing one would silence them all."""
+    nodes = [node("Gemm", ["x", "w0"], ["a0"])]
+    weights: dict[str, tuple[int, ...] | np.ndarray] = {"w0": (3, 8), "half": np.float32(0.5), "wy": (8, 2)}
+    for i in range(3):
+        weights |= {f"u{i}": (8, 6), f"v{i}": (6, 8)}
+        nodes += [
+            node("MatMul", [f"a{i}", f"u{i}"], [f"b{i}"]),
+            node("Mul", [f"b{i}", "half"], [f"c{i}"]),
+            node("MatMul", [f"c{i}", f"v{i}"], [f"f{i}"]),
+            node("Add", [f"a{i}", f"f{i}"], [f"a{i + 1}"], name=f"block{i}"),
+        ]
+    model = build_model([*nodes, node("Gemm", ["a3", "wy"], ["y"])], {"x": (2, 3)}, ["y"], weights)
+    assert [len(block.silenced) for block in analysis_of(model).blocks] == [1, 1, 1]
+    assert not any("half" in block.silenced for block in analysis_of(model).blocks)
+    for seed in range(4):
+        assert_exact(model, runtime, seed, blocks=True)
+
+
 def test_nested_blocks_know_their_parent(runtime: Runtime) -> None:
     nodes = [
         node("Gemm", ["x", "w0"], ["a"]),

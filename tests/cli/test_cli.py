@@ -1,0 +1,167 @@
+"""The command line: exit statuses, one-line errors, help that teaches, the same options from a TOML file."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnx_mdp import __version__
+from onnx_mdp.cli.main import main
+from tests.conftest import MODELS, ROOT
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    assert all(command in out for command in ("prune", "inspect", "bench", "apply"))
+    status, out, _ = run(capsys, "prune", "--help")
+    assert status == 0
+    options = ("latency", "ratio", "output", "inputs", "threads", "shape", "lock", "min-keep", "multiple", "importance")
+    options += ("solver", "seed", "report", "plan", "lut", "quiet", "config", "force")
+    assert all(f"--{option}" in out for option in options)
+    assert "4ms" in out
+    assert "70%" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version")[1].strip() == __version__
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["prune"], ["prune", "m.onnx", "--latncy", "4ms"], ["prune", "m.onnx", "--threads", "x"], ["bench"], ["nothing"]],
+)
+def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert err
+
+
+@pytest.mark.parametrize("command", [["prune", "{}", "--latency", "70%"], ["inspect", "{}"], ["bench", "{}"]])
+def test_user_errors_are_one_line_and_exit_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.onnx").write_text("no model")
+    status, out, err = run(capsys, *(part.format("text.onnx") for part in command))
+    assert status == 1
+    assert out == ""
+    assert err.startswith("error: text.onnx: not an ONNX model")
+    assert len(err.strip().splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["text.onnx"]
+
+
+def test_prune_prints_a_summary_and_writes(
+    capsys: pytest.CaptureFixture[str], cnn: Path, lut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, "prune", cnn, "--latency", "80%", "--lut", lut)
+    assert status == 0, err
+    assert (tmp_path / "digits_cnn-pruned.onnx").exists()
+    for word in ("latency", "parameters", "size", "budget: 80%", "removed blocks", "proof: equals the masked original"):
+        assert word in out
+    assert "round 1: predicted" in err
+    status, out, _ = run(capsys, "bench", cnn, "digits_cnn-pruned.onnx", "--seconds", "0.2", "--json")
+    assert status == 0
+    dense, pruned = json.loads(out)
+    assert dense["ratio"] == 1
+    assert pruned["ratio"] < 1
+    assert pruned["parameters"] < dense["parameters"]
+
+
+def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str], cnn: Path, lut: Path, tmp_path: Path) -> None:
+    status, out, err = run(capsys, "prune", cnn, "--ratio", "50%", "-o", tmp_path / "o.onnx", "--quiet")
+    assert (status, out, err) == (0, "", "")
+
+
+def test_options_from_a_file(capsys: pytest.CaptureFixture[str], cnn: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mdp.toml"
+    config.write_text(f'[prune]\nratio = "50%"\noutput = "{tmp_path / "o.onnx"}"\nlock = ["stem*"]\n')
+    status, _, err = run(capsys, "prune", cnn, "--config", config, "--report", tmp_path / "r.json")
+    assert status == 0, err
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["options"]["ratio"] == "50%"
+    assert report["options"]["lock"] == ["stem*"]
+    assert (tmp_path / "o.onnx").exists()
+
+
+def test_command_line_wins_over_the_file(capsys: pytest.CaptureFixture[str], cnn: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mdp.toml"
+    config.write_text('[prune]\nratio = "50%"\n')
+    report = tmp_path / "r.json"
+    run(capsys, "prune", cnn, "--config", config, "--ratio", "75%", "-o", tmp_path / "o.onnx", "--report", report)
+    assert json.loads(report.read_text())["options"]["ratio"] == "75%"
+
+
+def test_unknown_key_in_the_file_is_wrong_usage(capsys: pytest.CaptureFixture[str], cnn: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mdp.toml"
+    config.write_text('[prune]\nlatncy = "50%"\n')
+    status, _, err = run(capsys, "prune", cnn, "--config", config)
+    assert status == 2
+    assert "latncy" in err
+    status, _, err = run(capsys, "prune", cnn, "--config", tmp_path / "absent.toml")
+    assert status == 1
+    assert "no such file" in err
+
+
+def test_inspect_as_text_and_json(capsys: pytest.CaptureFixture[str], vit: Path) -> None:
+    status, out, _ = run(capsys, "inspect", vit)
+    assert status == 0
+    assert "layers.0.attn.qkv/head" in out
+    assert "statistics" in out
+    status, out, _ = run(capsys, "inspect", vit, "--json")
+    found = json.loads(out)
+    assert {group["kind"] for group in found["groups"]} == {"head", "head_dim", "hidden"}
+    assert len(found["blocks"]) == 10
+    (stream,) = [entry for entry in found["locked"] if entry["units"] == 96]
+    assert "its statistics are taken over it (LayerNormalization" in stream["reasons"][0]
+    assert found["unknown_operators"] == {}
+
+
+def test_apply_writes_and_says_so(capsys: pytest.CaptureFixture[str], cnn: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "p.json"
+    run(capsys, "prune", cnn, "--ratio", "50%", "-o", tmp_path / "a.onnx", "--plan", plan)
+    status, out, _ = run(capsys, "apply", cnn, plan, "-o", tmp_path / "b.onnx")
+    assert status == 0
+    assert "equals the masked original" in out
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_module_runs_as_a_program() -> None:
+    result = subprocess.run([sys.executable, "-m", "onnx_mdp", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == __version__
+
+
+def readme_commands() -> list[str]:
+    """Commands in the README's console blocks that start with onnx-mdp."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    return [line[2:] for line in lines if line.startswith("$ onnx-mdp")]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_readme_commands_run(
+    capsys: pytest.CaptureFixture[str], command: str, lut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command the README shows runs, in a folder that holds what the README's reader has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(lut.parent))
+    (tmp_path / "models").symlink_to(MODELS)
+    if "pruned.onnx" in command and "-o pruned.onnx" not in command:
+        plan = ["--plan", "plan.json", "-o", "pruned.onnx", "--quiet"]
+        assert main(["prune", "models/digits_cnn.onnx", "--ratio", "50%", *plan]) == 0
+    if "plan.json" in command and "--plan" not in command:
+        assert main(["prune", "models/digits_cnn.onnx", "--ratio", "50%", "--plan", "plan.json", "--quiet"]) == 0
+    status, out, err = run(capsys, *shlex.split(command)[1:])
+    assert status == 0, err
+    assert out

@@ -1,0 +1,231 @@
+"""The whole pipeline on the bundled models: budgets are met, results are valid, reports say what was done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnx_mdp
+from onnx_mdp.errors import BudgetError, NothingToPruneError, OptionError, OutputError
+from onnx_mdp.graph.check import signature
+from onnx_mdp.pipeline.prune import PruneResult
+from tests.conftest import MODELS, build_model
+
+
+def top1(model: bytes, count: int = 200) -> float:
+    import onnxruntime as ort
+
+    with np.load(MODELS / "digits_test.npz") as data:
+        x, y = data["input"][:count], data["labels"][:count]
+    logits = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"input": x})[0]
+    return float((logits.argmax(1) == y).mean())
+
+
+@pytest.fixture(scope="module", params=["digits_cnn.onnx", "digits_vit.onnx"])
+def pruned(request: pytest.FixtureRequest, lut: Path, tmp_path_factory: pytest.TempPathFactory) -> PruneResult:
+    """A bundled model at 70 % of its latency, with calibration inputs."""
+    folder = tmp_path_factory.mktemp("pruned")
+    return onnx_mdp.prune(
+        MODELS / request.param,
+        latency="70%",
+        inputs=MODELS / "digits_calibration.npz",
+        lut=lut,
+        output=folder / "out.onnx",
+        report=folder / "report.json",
+        plan=folder / "plan.json",
+    )
+
+
+def test_budget_is_met(pruned: PruneResult) -> None:
+    latency = pruned.report.latency
+    assert latency.ratio <= 0.70
+    assert latency.ratio >= 0.97 * 0.70 or pruned.report.reason
+    assert latency.pruned_ms / latency.dense_ms == pytest.approx(latency.ratio)
+    assert latency.budget_ms == pytest.approx(0.7 * latency.dense_ms)
+    assert 1 <= latency.rounds <= 10
+
+
+def test_result_is_valid_and_proven(pruned: PruneResult) -> None:
+    onnx.checker.check_model(pruned.model, full_check=True)
+    assert pruned.report.proof["max_relative_error"] <= 1e-5
+    assert pruned.report.proof["varies"]
+    assert signature(pruned.model) == signature(onnx.load(pruned.report.model))
+    assert pruned.report.parameters["pruned"] < pruned.report.parameters["dense"]
+
+
+def test_files_hold_what_was_returned(pruned: PruneResult) -> None:
+    assert pruned.path is not None
+    assert onnx.load(str(pruned.path)) == pruned.model
+    report = json.loads((pruned.path.parent / "report.json").read_text())
+    assert report == json.loads(json.dumps(pruned.report.to_json()))
+    assert {"dense_ms", "pruned_ms", "ratio", "predicted_ms", "rounds"} <= set(report["latency"])
+    assert {"status", "objective", "bound", "gap", "seconds", "solver"} <= set(report["solve"])
+    assert {"budget", "parameters", "proof", "groups", "blocks", "locked", "seconds"} <= set(report)
+    plan = json.loads((pruned.path.parent / "plan.json").read_text())
+    assert plan == json.loads(json.dumps(pruned.plan))
+    assert [f.name for f in sorted(pruned.path.parent.iterdir())] == ["out.onnx", "plan.json", "report.json"]
+
+
+def test_report_agrees_with_the_model(pruned: PruneResult) -> None:
+    removed = [block["name"] for block in pruned.report.blocks if block["removed"]]
+    assert pruned.plan["removed_blocks"] == removed
+    for group in pruned.report.groups:
+        assert group["kept"] in (pruned.plan["groups"][group["name"]], 0), "none of a group that went with its block"
+    shapes = {t.name: t.dims for t in pruned.model.graph.initializer}
+    for name, axes in pruned.plan["initializers"].items():
+        if name in shapes:
+            assert all(shapes[name][int(axis)] == len(kept) for axis, kept in axes.items())
+
+
+def test_apply_repeats_the_cut_bit_by_bit(pruned: PruneResult, tmp_path: Path) -> None:
+    assert pruned.path is not None
+    from onnx_mdp.config import ApplyOptions
+
+    options = ApplyOptions(output=tmp_path / "again.onnx")
+    model, proof, path = onnx_mdp.apply(pruned.report.model, pruned.path.parent / "plan.json", options)
+    assert path == tmp_path / "again.onnx"
+    assert path.read_bytes() == pruned.path.read_bytes() == model.SerializeToString()
+    assert proof.max_relative_error <= 1e-5
+
+
+def test_vision_transformer_survives_without_recovery(vit: Path, calibration: Path, lut: Path) -> None:
+    """The choice of heads, widths and blocks must be sensible: at chance level it would be 0.1."""
+    result = onnx_mdp.prune(vit, latency="70%", inputs=calibration, lut=lut)
+    assert top1(result.model.SerializeToString()) > 0.6
+
+
+@pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_vit.onnx"])
+def test_ratio_halves_every_group(name: str) -> None:
+    result = onnx_mdp.prune(onnx.load(str(MODELS / name)), ratio="50%")
+    assert result.path is None
+    assert all(group["kept"] == (group["units"] + 1) // 2 for group in result.report.groups)
+    assert result.report.latency.ratio < 1
+    assert result.report.proof["max_relative_error"] <= 1e-5
+    assert not result.plan["removed_blocks"]
+
+
+def test_absolute_budget_in_milliseconds(cnn: Path, lut: Path) -> None:
+    relative = onnx_mdp.prune(cnn, latency="80%", lut=lut)
+    budget = 0.6 * relative.report.latency.dense_ms
+    result = onnx_mdp.prune(cnn, latency=f"{budget:.6f}ms", lut=lut)
+    assert result.report.latency.pruned_ms <= budget * 1.0001
+    assert result.report.budget == f"{budget:.6f}ms"
+
+
+def test_second_run_measures_nothing_new(cnn: Path, lut: Path) -> None:
+    onnx_mdp.prune(cnn, latency="80%", lut=lut, multiple=32)
+    again = onnx_mdp.prune(cnn, latency="80%", lut=lut, multiple=32)
+    assert again.report.lut["measured"] <= 8, "only entries of plans that noise makes differ"
+
+
+def test_options_shape_the_plan(cnn: Path, lut: Path) -> None:
+    result = onnx_mdp.prune(cnn, latency="85%", lut=lut, lock=("stage3*", "node_add*"), min_keep="50%", multiple=8)
+    kept = {g["name"]: (g["units"], g["kept"]) for g in result.report.groups}
+    assert not any(name.startswith("stage3") for name in kept)
+    assert all(keeps >= units / 2 and (keeps % 8 == 0 or keeps == units) for units, keeps in kept.values())
+    assert not result.plan["removed_blocks"]
+    assert any("locked by request (stage3*)" in r for entry in result.report.locked for r in entry["reasons"])
+
+
+def test_both_solvers_find_the_same_damage(cnn: Path, lut: Path) -> None:
+    found = [
+        onnx_mdp.prune(cnn, latency="60%", lut=lut, multiple=64, solver=solver).report.solve
+        for solver in ("highs", "gurobi")
+    ]
+    assert [f.solver for f in found if f] == ["highs", "gurobi"]
+    assert all(f and f.gap <= 1e-4 for f in found)
+
+
+def test_budget_below_the_reachable_names_the_lowest(cnn: Path, lut: Path, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"cannot be reached: the lowest measured is .* ms, \d+% of the dense"):
+        onnx_mdp.prune(cnn, latency="1%", lut=lut, output=tmp_path / "o.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_budget_above_the_dense_model_cuts_nothing(cnn: Path, lut: Path, tmp_path: Path) -> None:
+    result = onnx_mdp.prune(cnn, latency="10s", lut=lut, output=tmp_path / "o.onnx")
+    assert result.report.parameters["pruned"] == result.report.parameters["dense"]
+    assert any("nothing was cut" in warning for warning in result.report.warnings)
+    assert (tmp_path / "o.onnx").exists()
+
+
+def test_slower_result_of_a_ratio_is_refused(cnn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A uniform cut of next to nothing leaves the fast widths; if it measures slower it is not written."""
+    from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+
+    monkeypatch.setattr(Stopwatch, "compare", lambda *_: Comparison(1.0, 1.2, 1.0, 1.2, "wall"))
+    with pytest.raises(BudgetError, match="the cut model is slower.*--multiple 16"):
+        onnx_mdp.prune(cnn, ratio="95%")
+    assert onnx_mdp.prune(cnn, ratio="95%", force=True).report.latency.ratio == pytest.approx(1.2)
+
+
+def test_model_with_nothing_to_prune(tmp_path: Path) -> None:
+    model = build_model([onnx.helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": (1, 8)}, ["y"], {"w": (8, 4)})
+    with pytest.raises(NothingToPruneError, match="nothing to prune: it is a graph input"):
+        onnx_mdp.prune(model, latency="50%", output=tmp_path / "o.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_equal_to_input_needs_force(cnn: Path, tmp_path: Path, lut: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(cnn.read_bytes())
+    with pytest.raises(OutputError, match="is the input model"):
+        onnx_mdp.prune(path, latency="80%", output=path, lut=lut)
+    assert path.read_bytes() == cnn.read_bytes()
+    onnx_mdp.prune(path, latency="80%", output=path, lut=lut, force=True)
+    assert len(path.read_bytes()) < len(cnn.read_bytes())
+
+
+@pytest.mark.parametrize("output", ["absent/o.onnx", "/proc/o.onnx", "."], ids=["no folder", "read-only", "a folder"])
+def test_unwritable_output_fails_before_the_work(
+    cnn: Path, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError):
+        onnx_mdp.prune(cnn, latency="70%", output=output)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "either --latency"),
+        ({"latency": "70%", "ratio": "50%"}, "either --latency"),
+        ({"latency": "0"}, "more than zero"),
+        ({"latency": "-3ms"}, "not a time or share"),
+        ({"latency": "4parsecs"}, "not a time or share"),
+        ({"latency": "4"}, "not a time or share"),
+        ({"ratio": "150%"}, "not a share"),
+        ({"latency": "70%", "threads": 0}, "--threads 0"),
+        ({"latency": "70%", "multiple": 0}, "--multiple 0"),
+        ({"latency": "70%", "min_keep": "some"}, "--min-keep some"),
+        ({"latency": "70%", "solver": "glpk"}, "--solver glpk: choose from"),
+        ({"latency": "70%", "importance": "luck"}, "--importance luck: choose from"),
+        ({"latency": "70%", "importance": "activation"}, "add --inputs"),
+        ({"latency": "70%", "runtime": "abacus"}, "no runtime 'abacus'"),
+        ({"latency": "70%", "shape": "input"}, "write name:1x3x224x224"),
+    ],
+)
+def test_wrong_options_are_named(cnn: Path, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        onnx_mdp.prune(cnn, **fields)
+
+
+def test_dynamic_sizes_come_from_the_inputs(lut: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("Relu", ["a"], ["b"]),
+        onnx.helper.make_node("Conv", ["b", "w2"], ["y"]),
+    ]
+    model = build_model(nodes, {"x": ("N", 3, "H", "W")}, ["y"], {"w1": (64, 3, 3, 3), "w2": (4, 64, 1, 1)})
+    with pytest.raises(onnx_mdp.errors.DynamicShapeError, match="--shape x:1x3x224x224"):
+        onnx_mdp.prune(model, ratio="50%")
+    x = np.random.default_rng(0).normal(size=(4, 3, 40, 40)).astype(np.float32)
+    for given in ({"inputs": {"x": x}}, {"shape": "x:1x3x40x40"}):
+        result = onnx_mdp.prune(model, ratio="50%", **given)  # type: ignore[arg-type]
+        assert result.report.groups[0]["kept"] == 32
+        assert signature(result.model) == signature(model)

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Every check and test, from a fresh checkout: makes an environment, installs, lints, types, tests.
+# Slower suites have markers of their own: tools/test.sh -m real (the models in ../shared/real).
+set -euo pipefail
+source "$(dirname "$0")/environment.sh" test
+ruff check .
+ruff format --check .
+mypy
+python -m pytest -q "$@"
