@@ -73,8 +73,8 @@ class _Builder:
         self._homes = _homes(problem)
         for name, hots in self.levels.items():
             home = self._homes.get(name)
-            gate = {self.kept[home]: -1.0} if home else {}
-            self._row(0 if home else 1, 0 if home else 1, {**dict.fromkeys(hots, 1.0), **gate})
+            total = {self.kept[home]: -1.0} if home else {}
+            self._row(0 if home else 1, 0 if home else 1, {**dict.fromkeys(hots, 1.0), **total})
         for gate in problem.gates:
             if gate.inside:
                 self._row(-np.inf, 0, {self.kept[gate.name]: 1.0, self.kept[gate.inside]: -1.0})
