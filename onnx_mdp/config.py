@@ -26,7 +26,7 @@ class PruneOptions:
     Attributes:
         latency: Budget: a time per run such as `4ms` or `850us`, or a share of the dense model's such as `70%`.
         ratio: Instead of a budget, the share of units every group keeps, such as `50%`: a uniform cut.
-        output: File to write; by default the model's name with `-pruned`, in the current folder.
+        output: File to write; the command line's default is the model's name with `-pruned`.
         inputs: Calibration inputs: `.npz` with one array per model input, or `.npy` for a single input.
         threads: Threads the model will run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
@@ -115,7 +115,7 @@ class ApplyOptions:
     """How to repeat a cut.
 
     Attributes:
-        output: File to write; by default the model's name with `-pruned`, in the current folder.
+        output: File to write; the command line's default is the model's name with `-pruned`.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
         runtime: Runtime that is verified with.
         force: Overwrite the input model.

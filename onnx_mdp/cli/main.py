@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cyclopts import App, CycloptsError
@@ -49,10 +49,11 @@ def prune(model: Path, /, *, options: PruneOptions = PruneOptions(), config: Pat
     from onnx_mdp import pipeline
     from onnx_mdp.report.text import summary
 
+    options = replace(options, output=options.output or _default_output(model))
     with _listener(quiet=options.quiet) as listener:
         result = pipeline.prune(model, options, listener=listener)
     if not options.quiet:
-        _out().print(summary(result.report, str(result.path) if result.path else None))
+        _out().print(summary(result.report, str(options.output)))
 
 
 @app.command
@@ -103,10 +104,11 @@ def apply(model: Path, plan: Path, /, *, options: ApplyOptions = ApplyOptions(),
     """
     from onnx_mdp import pipeline
 
-    _, proof, path = pipeline.apply(model, plan, options)
+    options = replace(options, output=options.output or _default_output(model))
+    _, proof = pipeline.apply(model, plan, options)
     if not options.quiet:
         error = f"equals the masked original to {proof.max_relative_error:.1e}"
-        _out().print(f"written: {path} ({error})", highlight=False, soft_wrap=True)
+        _out().print(f"written: {options.output} ({error})", highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,6 +141,10 @@ def _config(tokens: list[str]) -> tuple[Toml, ...]:
                 raise OptionError(f"--config {path}: no such file")
             return (Toml(path, must_exist=True),)
     return ()
+
+
+def _default_output(model: Path) -> Path:
+    return Path(f"{model.stem}-pruned.onnx")
 
 
 @contextlib.contextmanager

@@ -10,16 +10,14 @@ from onnx_mdp.config import ApplyOptions, parse_shapes
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.save import save_model
 from onnx_mdp.groups.find import analyze
-from onnx_mdp.pipeline.stages import ModelLike, network_of, place_output, read
+from onnx_mdp.pipeline.stages import ModelLike, check_output, network_of, read
 from onnx_mdp.rewrite.plan import from_json, plan_edits, read_plan
 from onnx_mdp.runtime.registry import open_runtime
 from onnx_mdp.verify.oracle import Proof, prove
 
 
-def apply(
-    model: ModelLike, plan: str | Path, options: ApplyOptions | None = None
-) -> tuple[onnx.ModelProto, Proof, Path | None]:
-    """The model cut as the plan file says, its proof, and the file written.
+def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = None) -> tuple[onnx.ModelProto, Proof]:
+    """The model cut as the plan file says, and its proof; written to the output if one is given.
 
     Raises:
         PlanError: the file is no plan, or does not fit the model.
@@ -28,12 +26,12 @@ def apply(
     options = options or ApplyOptions()
     content = read_plan(Path(plan))
     source, normal = read(model)
-    output = place_output(options.output, source, force=options.force)
+    check_output(options.output, source, force=options.force)
     network, _ = network_of(normal, parse_shapes(options.shape), None)
     analysis = analyze(network)
     cut = from_json(analysis, content)
     pruned = rewrite(normal, plan_edits(analysis, cut))
     proof = prove(source, analysis, cut, pruned, open_runtime(options.runtime, 1), [])
-    if output:
-        save_model(pruned, output, external=source.external)
-    return pruned, proof, output
+    if options.output:
+        save_model(pruned, options.output, external=source.external)
+    return pruned, proof

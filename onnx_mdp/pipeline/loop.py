@@ -69,14 +69,14 @@ class Loop:
             BudgetError: no plan meets it; the message names the lowest reachable latency.
         """
         self._dense = dense
-        # Table budgets up to `low` give plans that meet the budget, plans from `high` on miss it.
+        # Table budgets up to `low` give plans that meet the budget with room, plans from `high` on do not.
         low, high = 0.0, self.program.dense_latency()
         asked = AIM / self._factor()
         for _ in range(3 * ROUNDS):
             trial = self._try(asked)
             if LOW <= trial.spent <= HIGH:
                 return trial
-            if trial.spent <= 1:
+            if trial.spent <= HIGH:
                 low = max(low, asked)
             else:
                 high = min(high, trial.table_ms)

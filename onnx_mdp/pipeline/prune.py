@@ -33,7 +33,7 @@ from onnx_mdp.latency.tables import RegionTable, make_tables
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop, Trial
 from onnx_mdp.pipeline.program import Program
-from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, network_of, place_output, read
+from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, check_output, network_of, read
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.report.facts import LatencyFacts, Report, SolveFacts, block_facts, group_facts, locked_facts
 from onnx_mdp.rewrite.plan import Plan, dense_plan, plan_edits, to_json, uniform_plan
@@ -47,12 +47,11 @@ _SECONDS = 2.0
 
 @dataclass(frozen=True, eq=False)
 class PruneResult:
-    """What `prune` returns: the model, the plan as plain data, the report, and the file written, if any."""
+    """What `prune` returns: the model, the plan as plain data, and the report."""
 
     model: onnx.ModelProto
     plan: dict[str, Any]
     report: Report
-    path: Path | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +111,7 @@ class _Prune:
         self.runtime = open_runtime(options.runtime, options.threads)
         with clock.stage("load"):
             self.source, normal = read(model)
-            output = place_output(options.output, self.source, force=options.force)
+            check_output(options.output, self.source, force=options.force)
             for path in (options.report, options.plan):
                 if path:
                     check_writable(path)
@@ -125,7 +124,7 @@ class _Prune:
         outcome = self._uniform(self.ratio) if self.ratio else self._budgeted(model)
         with clock.stage("verify"):
             proof = self._prove(outcome)
-        result = PruneResult(outcome.model, to_json(self.analysis, outcome.plan), self._report(outcome, proof), output)
+        result = PruneResult(outcome.model, to_json(self.analysis, outcome.plan), self._report(outcome, proof))
         self._write(result)
         return result
 
@@ -261,8 +260,8 @@ class _Prune:
         )
 
     def _write(self, result: PruneResult) -> None:
-        if result.path:
-            save_model(result.model, result.path, external=self.source.external)
+        if self.options.output:
+            save_model(result.model, self.options.output, external=self.source.external)
         if self.options.plan:
             write_text(self.options.plan, json.dumps(result.plan))
         if self.options.report:

@@ -87,17 +87,14 @@ def analyze_or_refuse(network: Network, locks: tuple[str, ...], name: str) -> An
     return analysis
 
 
-def place_output(output: Path | None, source: Source, *, force: bool) -> Path | None:
-    """Where to write, checked before the work starts; None for a model from memory without an output.
+def check_output(output: Path | None, source: Source, *, force: bool) -> None:
+    """Fail before the work starts if the result could not be written after it.
 
     Raises:
         OutputError: it cannot be written, or is the input model and `force` is not set.
     """
     if output is None:
-        if source.path is None:
-            return None
-        output = Path(f"{source.path.stem}-pruned.onnx")
+        return
     if source.path and output.exists() and os.path.samefile(output, source.path) and not force:
         raise OutputError(f"{output}: is the input model; choose another --output, or --force to overwrite it")
     check_writable(output)
-    return output

@@ -25,7 +25,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], num
     return result
 
 
-def summary(report: Report, path: str | None) -> RenderableType:
+def summary(report: Report, path: str) -> RenderableType:
     """What `prune` did."""
     latency, parameters, size = report.latency, report.parameters, report.bytes
     rows = [
@@ -48,8 +48,7 @@ def summary(report: Report, path: str | None) -> RenderableType:
     parts: list[RenderableType] = [main, Text("\n".join(lines))]
     if cut := _most_cut(report.groups):
         parts.append(table("\nmost cut groups", ("group", "kind", "units", "kept"), cut, numbers=2))
-    if path:
-        parts.append(Text(f"written: {path}"))
+    parts.append(Text(f"written: {path}"))
     return Group(*parts)
 
 

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 import onnx_mdp
+from onnx_mdp.config import ApplyOptions
 from onnx_mdp.errors import BudgetError, NothingToPruneError, OptionError, OutputError
 from onnx_mdp.graph.check import signature
 from onnx_mdp.pipeline.prune import PruneResult
@@ -57,17 +58,21 @@ def test_result_is_valid_and_proven(pruned: PruneResult) -> None:
     assert pruned.report.parameters["pruned"] < pruned.report.parameters["dense"]
 
 
+def folder_of(pruned: PruneResult) -> Path:
+    return Path(pruned.report.options["output"]).parent
+
+
 def test_files_hold_what_was_returned(pruned: PruneResult) -> None:
-    assert pruned.path is not None
-    assert onnx.load(str(pruned.path)) == pruned.model
-    report = json.loads((pruned.path.parent / "report.json").read_text())
+    folder = folder_of(pruned)
+    assert onnx.load(str(folder / "out.onnx")) == pruned.model
+    report = json.loads((folder / "report.json").read_text())
     assert report == json.loads(json.dumps(pruned.report.to_json()))
     assert {"dense_ms", "pruned_ms", "ratio", "predicted_ms", "rounds"} <= set(report["latency"])
     assert {"status", "objective", "bound", "gap", "seconds", "solver"} <= set(report["solve"])
     assert {"budget", "parameters", "proof", "groups", "blocks", "locked", "seconds"} <= set(report)
-    plan = json.loads((pruned.path.parent / "plan.json").read_text())
+    plan = json.loads((folder / "plan.json").read_text())
     assert plan == json.loads(json.dumps(pruned.plan))
-    assert [f.name for f in sorted(pruned.path.parent.iterdir())] == ["out.onnx", "plan.json", "report.json"]
+    assert [f.name for f in sorted(folder.iterdir())] == ["out.onnx", "plan.json", "report.json"]
 
 
 def test_report_agrees_with_the_model(pruned: PruneResult) -> None:
@@ -82,13 +87,10 @@ def test_report_agrees_with_the_model(pruned: PruneResult) -> None:
 
 
 def test_apply_repeats_the_cut_bit_by_bit(pruned: PruneResult, tmp_path: Path) -> None:
-    assert pruned.path is not None
-    from onnx_mdp.config import ApplyOptions
-
     options = ApplyOptions(output=tmp_path / "again.onnx")
-    model, proof, path = onnx_mdp.apply(pruned.report.model, pruned.path.parent / "plan.json", options)
-    assert path == tmp_path / "again.onnx"
-    assert path.read_bytes() == pruned.path.read_bytes() == model.SerializeToString()
+    model, proof = onnx_mdp.apply(pruned.report.model, folder_of(pruned) / "plan.json", options)
+    first = (folder_of(pruned) / "out.onnx").read_bytes()
+    assert (tmp_path / "again.onnx").read_bytes() == first == model.SerializeToString()
     assert proof.max_relative_error <= 1e-5
 
 
@@ -101,7 +103,6 @@ def test_vision_transformer_survives_without_recovery(vit: Path, calibration: Pa
 @pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_vit.onnx"])
 def test_ratio_halves_every_group(name: str) -> None:
     result = onnx_mdp.prune(onnx.load(str(MODELS / name)), ratio="50%")
-    assert result.path is None
     assert all(group["kept"] == (group["units"] + 1) // 2 for group in result.report.groups)
     assert result.report.latency.ratio < 1
     assert result.report.proof["max_relative_error"] <= 1e-5
