@@ -12,7 +12,7 @@ from onnx_mdp.groups.blocks import Block
 from onnx_mdp.groups.couple import Contraction
 from onnx_mdp.groups.find import Analysis, Group
 from onnx_mdp.importance.base import Scorer, Vector, unit_energy, weight_energy
-from onnx_mdp.importance.statistics import Moments, axis_key
+from onnx_mdp.importance.statistics import AxisSquares, Moments, share_request
 
 
 class ActivationScorer(Scorer):
@@ -30,15 +30,14 @@ class ActivationScorer(Scorer):
         return unit_energy(self._analysis, group, contraction, self._energies(contraction))
 
     def share(self, block: Block) -> float:
-        """E|f(x)|^2 / (E|x|^2 + E|f(x)|^2)."""
-        branch, entry = self._moments.mean(block.branch), self._moments.mean(block.entry)
-        return branch / (branch + entry) if branch + entry > 0 else 0.0
+        """Mean of |f(x)|^2 / (|x|^2 + |f(x)|^2) over positions."""
+        return float(self._moments.mean(share_request(self._analysis, block))[0])
 
     def _energies(self, contraction: Contraction) -> Mapping[tuple[str, int], Vector]:
         weights = self._analysis.network.weights
         return {
             (tensor, axis): weight_energy(weights[tensor], axis)
             if tensor in weights
-            else self._moments.along(axis_key(tensor, axis))
+            else self._moments.mean(AxisSquares(tensor, axis))
             for tensor, axis in contraction.operands
         }
