@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from onnx_mdp.axes.terms import Factor, Term, concat, fresh, leaves, prod
+from onnx_mdp.axes.terms import Factor, Term, fresh, leaves
 from onnx_mdp.axes.unify import MisalignedError, Unifier
 from onnx_mdp.graph.dims import AxisSize, Dim, Dims, Literal, follow_dims
 from onnx_mdp.graph.network import FLOATS, Network, Node
+from onnx_mdp.groups.zero import Zero, zero_factors
 from onnx_mdp.rules import Refusal, View, line_of
-from onnx_mdp.rules.line import Axis, Concatenation, Expr, Letter, Line, Operand, letters
+from onnx_mdp.rules.line import Concatenation, Line, Operand, letters
 from onnx_mdp.rules.registry import find_rule
+from onnx_mdp.rules.terms import build, letter_sizes
 
 
 @dataclass(frozen=True)
@@ -136,18 +138,18 @@ class _Coupler:
 
     def _equate(self, node: Node, line: Line, freeze: Freeze) -> None:
         operands = list(_operands(node, line))
-        sizes = _letter_sizes(line, [(op, self.network.shapes[name]) for op, name in operands])
+        sizes = letter_sizes(line, [(op, self.network.shapes[name]) for op, name in operands])
         terms = {letter: fresh(size) for letter, size in sizes.items()}
         for operand, name in operands:
             for axis, term in zip(operand.axes or (), self._axes_of(name), strict=True):
-                expr = _build(axis.expr, terms)
+                expr = build(axis.expr, terms)
                 self._unify(term, expr, node)
                 if axis.frozen:
                     self.freezes.append((expr, freeze))
         for left, right in line.equations:
-            self._unify(_build(left, terms), _build(right, terms), node)
+            self._unify(build(left, terms), build(right, terms), node)
         for size in line.sizes:
-            self._hold(node, line, size.target, size.index, _build(size.expr, terms))
+            self._hold(node, line, size.target, size.index, build(size.expr, terms))
         self._note_contractions(node, line, operands, terms)
 
     def _unify(self, left: Term, right: Term, node: Node) -> None:
@@ -204,7 +206,7 @@ class _Coupler:
         contractions = tuple(Contraction(c.node, resolve(c.term), c.operands) for c in self.contractions)
         frozen: dict[Factor, dict[Freeze, None]] = {}
         axes = {name: tuple(map(resolve, terms)) for name, terms in self.axes.items()}
-        self.freezes.extend(_inexact(self.network, axes, self.lines, contractions))
+        self.freezes.extend(_inexact(zero_factors(self.network, axes, self.lines), contractions))
         for term, freeze in self.freezes:
             for leaf in leaves(resolve(term)):
                 frozen.setdefault(leaf, {})[freeze] = None
@@ -227,49 +229,6 @@ def _operands(node: Node, line: Line) -> Iterator[tuple[Operand, str]]:
                 yield operand, name
 
 
-def _build(expr: Expr, terms: Mapping[str, Term]) -> Term:
-    if isinstance(expr, Letter):
-        return terms[expr.name]
-    parts = [_build(part, terms) for part in expr.parts]
-    return concat(parts) if isinstance(expr, Concatenation) else prod(parts)
-
-
-def _letter_sizes(line: Line, operands: list[tuple[Operand, tuple[int, ...]]]) -> dict[str, int]:
-    """The size of every letter, from the shapes of the operands."""
-    known: dict[str, int] = {}
-    pending = [(a.expr, s) for op, shape in operands for a, s in zip(op.axes or (), shape, strict=True)]
-    for expr, _ in pending:
-        known.update((letter.name, letter.size) for letter in letters(expr) if letter.size is not None)
-    while pending:
-        left = [(expr, size) for expr, size in pending if not _solve(expr, size, known)]
-        if len(left) == len(pending):
-            raise ValueError(f"the sizes of {[str(e) for e, _ in left]} do not follow from the shapes")
-        pending = left
-    return known
-
-
-def _solve(expr: Expr, size: int, known: dict[str, int]) -> bool:
-    """Derive the expression's letters from its size; False while more than one part is unknown."""
-    if isinstance(expr, Letter):
-        known.setdefault(expr.name, size)
-        return True
-    unknown = [part for part in expr.parts if any(letter.name not in known for letter in letters(part))]
-    if len(unknown) > 1:
-        return False
-    for part in unknown:
-        rest = [_size_of(other, known) for other in expr.parts if other is not part]
-        if isinstance(expr, Concatenation):
-            return _solve(part, size - sum(rest), known)
-        for factor in rest:
-            size //= factor
-        return _solve(part, size, known)
-    return True
-
-
-def _size_of(expr: Expr, known: Mapping[str, int]) -> int:
-    return _build(expr, {name: fresh(size) for name, size in known.items()}).size
-
-
 def _contracted(line: Line) -> list[str]:
     """Letters of inputs that are summed over: not in an output, an equation or a part that is sliced off."""
     if any(operand.axes is None for operand in line.outputs):
@@ -284,69 +243,10 @@ def _contracted(line: Line) -> list[str]:
     return list(gone)
 
 
-def _inexact(
-    network: Network,
-    axes: Mapping[str, tuple[Term, ...]],
-    lines: Mapping[int, Line],
-    contractions: tuple[Contraction, ...],
-) -> Iterator[tuple[Term, Freeze]]:
-    """Sums over activations that are not zero where the weights behind them are: cutting them is no masking.
-
-    A weight among the operands is zero at a dropped unit, so the sum loses nothing. Without one, some operand has
-    to carry the zero from its own producers through operators that keep it.
-    """
-    zero = zero_factors(network, axes, lines)
+def _inexact(zero: Zero, contractions: tuple[Contraction, ...]) -> Iterator[tuple[Term, Freeze]]:
+    """Sums over units that are not zero once their weights are: cutting those would be no masking."""
     for contraction in contractions:
         for leaf in leaves(contraction.term):
             if not any(leaf in zero.get(tensor, ()) for tensor, _ in contraction.operands):
-                yield (
-                    leaf,
-                    Freeze("it is summed over after an operator that does not keep zero", _place(contraction.node)),
-                )
-
-
-def zero_factors(
-    network: Network, axes: Mapping[str, tuple[Term, ...]], lines: Mapping[int, Line]
-) -> dict[str, frozenset[Factor]]:
-    """For every tensor, the factors at whose dropped units it is zero once all their weights are."""
-    zero: dict[str, frozenset[Factor]] = {}
-    for name in network.weights:
-        if network.is_float_weight(name):
-            zero[name] = _carried(axes.get(name, ()))
-    for node in network.nodes:
-        line = lines.get(node.index)
-        if line is None or line.zero is None:
-            continue
-        inputs = {op.name: name for op, name in zip(line.inputs, node.inputs, strict=False) if name}
-        for output in node.outputs:
-            holds = _carried(axes.get(output, ()))
-            for clause in line.zero:
-                holds &= _clause(clause, inputs, axes, zero, holds)
-            zero[output] = holds
-    return zero
-
-
-def _carried(terms: tuple[Term, ...]) -> frozenset[Factor]:
-    return frozenset(leaf for term in terms for leaf in leaves(term))
-
-
-def _clause(
-    clause: tuple[str, ...],
-    inputs: Mapping[str, str],
-    axes: Mapping[str, tuple[Term, ...]],
-    zero: Mapping[str, frozenset[Factor]],
-    candidates: frozenset[Factor],
-) -> frozenset[Factor]:
-    """The factors for which one of the clause's operands is zero; an absent operand is zero."""
-    holds: frozenset[Factor] = frozenset()
-    for name in clause:
-        tensor = inputs.get(name.removesuffix("?"))
-        if tensor is None:
-            return candidates
-        holds |= zero.get(tensor, frozenset())
-        if name.endswith("?"):
-            holds |= candidates - _carried(axes.get(tensor, ()))
-    return holds
-
-
-__all__ = ["AttributeSlot", "Axis", "Contraction", "Coupling", "Freeze", "Resize", "couple", "zero_factors"]
+                reason = "it is summed over after an operator that does not keep zero"
+                yield leaf, Freeze(reason, _place(contraction.node))

@@ -13,6 +13,7 @@ from onnx_mdp.axes.terms import Factor, Prod, Term, leaves, size
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.groups.blocks import Block, find_blocks
 from onnx_mdp.groups.couple import Coupling, Freeze, couple
+from onnx_mdp.groups.zero import carried
 
 _GENERATED = re.compile(r"(onnx::|val_|_v_|v\d|w_\d|\d)")
 _SUFFIX = re.compile(r"[._/](weight|bias|kernel|gamma|beta|W|b)$")
@@ -178,15 +179,11 @@ def _attention_roles(coupling: Coupling) -> _Roles:
         tensors = [name for name, _ in contraction.operands]
         if len(tensors) < 2 or any(name in coupling.network.weights for name in tensors):
             continue
-        left, right, out = (_carried(coupling, name) for name in (node.inputs[0], node.inputs[1], node.outputs[0]))
+        left, right, out = (carried(coupling.axes.get(n, ())) for n in (*node.inputs[:2], node.outputs[0]))
         batch |= left & right & out
         contracted |= set(leaves(contraction.term))
         free |= (left ^ right) & out
     return _Roles(frozenset(batch), frozenset(contracted), frozenset(free))
-
-
-def _carried(coupling: Coupling, name: str) -> set[Factor]:
-    return {leaf for term in coupling.axes.get(name, ()) for leaf in leaves(term)}
 
 
 def _named(groups: Sequence[Group]) -> list[Group]:

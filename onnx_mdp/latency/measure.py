@@ -35,12 +35,17 @@ class Meter:
         return entry.ms if entry else None
 
     def fill(self, requests: Mapping[str, Build], progress: Callable[[int], None] = lambda done: None) -> None:
-        """Measure the requests that are missing, in chunks that are stored as soon as they are done."""
+        """Measure the requests that are missing, in chunks that are stored as soon as they are done.
+
+        `progress` is told how many of the requests are in the table.
+        """
         missing = {text: build for text, build in requests.items() if self._is_missing(text)}
-        progress(len(requests) - len(missing))
+        done = len(requests) - len(missing)
+        progress(done)
         for chunk in self._chunks(missing):
             self._measure(chunk)
-            progress(len(chunk))
+            done += len(chunk)
+            progress(done)
 
     def _is_missing(self, text: str) -> bool:
         return self.table.get(region_key(text)) is None and text not in self.failed

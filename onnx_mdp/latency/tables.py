@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_mdp.axes.terms import Factor, Sum, Term, leaves, size
-from onnx_mdp.graph.dims import AxisSize, Dims, Literal, follow_dims
+from onnx_mdp.graph.dims import AxisSize, Dim, Dims, Literal, follow_dims
 from onnx_mdp.graph.extract import Piece, describe, extract
-from onnx_mdp.groups.couple import AttributeSlot, Coupling
+from onnx_mdp.groups.couple import Coupling, Resize
+from onnx_mdp.groups.cut import Values, resized
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.latency.levels import sum_parts
 from onnx_mdp.latency.measure import Build, Meter
@@ -30,24 +30,27 @@ class PieceMaker:
         self._coupling: Coupling = analysis.coupling
         self._network = analysis.network
         self._dims: Mapping[str, Dims] = follow_dims(self._network)
-        self._slots = {resize.slot: resize.term for resize in self._coupling.resizes}
-        self._attribute_slots: dict[int, list[AttributeSlot]] = {}
-        for slot in self._slots:
-            if isinstance(slot, AttributeSlot):
-                self._attribute_slots.setdefault(slot.node, []).append(slot)
+        self._resizes: dict[str | int, list[Resize]] = {}
+        for resize in self._coupling.resizes:
+            owner = resize.slot.initializer if isinstance(resize.slot, Literal) else resize.slot.node
+            self._resizes.setdefault(owner, []).append(resize)
 
     def piece(self, region: Region, widths: Widths) -> Piece:
         """The region with concrete shapes."""
         names = {name for node in region.nodes for name in (*node.inputs, *node.outputs, *node.captured) if name}
-        integers = {name: self._values(name, widths) for name in names if self._is_shape_list(name)}
-        produced = {name for node in region.nodes for name in node.outputs}
+        made = {name for node in region.nodes for name in node.outputs}
+        lists = [name for name in names - made if self._is_shape_list(name)]
+        sources = {dim.origin.initializer for n in lists for dim in self._dims[n] if isinstance(dim.origin, Literal)}
+        owners: list[str | int] = [*sources, *(node.index for node in region.nodes)]
+        concerned = [resize for owner in owners for resize in self._resizes.get(owner, ())]
+        values, attributes = resized(self._network, concerned, widths)
         return Piece(
             nodes=region.nodes,
-            inputs=tuple(name for name in region.inputs if name not in integers),
+            inputs=tuple(name for name in region.inputs if name not in lists),
             outputs=region.outputs,
             shapes={name: self._shape(name, widths) for name in names if name in self._network.shapes},
-            integers={name: values for name, values in integers.items() if name not in produced},
-            attributes={node.index: self._attributes(node.index, widths) for node in region.nodes},
+            integers={name: tuple(self._value(dim, values, widths) for dim in self._dims[name]) for name in lists},
+            attributes=attributes,
         )
 
     def describe(self, region: Region, widths: Widths) -> str:
@@ -65,26 +68,12 @@ class PieceMaker:
     def _is_shape_list(self, name: str) -> bool:
         return name in self._dims and len(self._network.shapes.get(name, (0, 0))) <= 1
 
-    def _values(self, name: str, widths: Widths) -> tuple[int, ...]:
-        return tuple(self._value(dim.value, dim.origin, widths) for dim in self._dims[name])
-
-    def _value(self, value: int, origin: Literal | AxisSize | None, widths: Widths) -> int:
-        if isinstance(origin, AxisSize):
-            return self._shape(origin.tensor, widths)[origin.axis]
-        term = self._slots.get(origin) if origin else None
-        new = size(term, widths) if term else 0
-        return new if term and new != term.size else value
-
-    def _attributes(self, index: int, widths: Widths) -> dict[str, Any]:
-        changed: dict[str, Any] = {}
-        for slot in self._attribute_slots.get(index, ()):
-            new = size(self._slots[slot], widths)
-            if slot.index is None:
-                changed[slot.name] = new
-            else:
-                elements = changed.setdefault(slot.name, list(self._network.nodes[index].attributes[slot.name]))
-                elements[slot.index] = new
-        return changed
+    def _value(self, dim: Dim, values: Values, widths: Widths) -> int:
+        if isinstance(dim.origin, AxisSize):
+            return self._shape(dim.origin.tensor, widths)[dim.origin.axis]
+        if isinstance(dim.origin, Literal):
+            return values.get(dim.origin.initializer, {}).get(dim.origin.index, dim.value)
+        return dim.value
 
 
 @dataclass(eq=False)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import onnx
 
@@ -18,12 +17,14 @@ from onnx_mdp.config import (
     parse_share,
 )
 from onnx_mdp.errors import BudgetError, OptionError
-from onnx_mdp.graph.check import parameter_count, random_feeds
+from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.edit import rewrite
-from onnx_mdp.graph.load import load
+from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.save import check_writable, save_model, write_text
+from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.base import Scores
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
+from onnx_mdp.inputs.arrays import Inputs
 from onnx_mdp.latency.levels import Floor, group_levels, sum_levels
 from onnx_mdp.latency.lut import LatencyTable, default_path
 from onnx_mdp.latency.measure import Meter
@@ -31,13 +32,14 @@ from onnx_mdp.latency.probe import find_grid
 from onnx_mdp.latency.regions import find_regions
 from onnx_mdp.latency.tables import RegionTable, make_tables
 from onnx_mdp.pipeline.listener import Listener
-from onnx_mdp.pipeline.loop import Loop, Trial
+from onnx_mdp.pipeline.loop import Loop
 from onnx_mdp.pipeline.program import Program
+from onnx_mdp.pipeline.reporting import Outcome, make_report
 from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, check_output, network_of, read
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
-from onnx_mdp.report.facts import LatencyFacts, Report, SolveFacts, block_facts, group_facts, locked_facts
-from onnx_mdp.rewrite.plan import Plan, dense_plan, plan_edits, to_json, uniform_plan
-from onnx_mdp.runtime.base import Feeds
+from onnx_mdp.report.facts import Report
+from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
+from onnx_mdp.runtime.base import Feeds, Runtime
 from onnx_mdp.runtime.registry import open_runtime
 from onnx_mdp.solve.solve import check_solver
 from onnx_mdp.verify.oracle import Proof, prove
@@ -52,18 +54,6 @@ class PruneResult:
     model: onnx.ModelProto
     plan: dict[str, Any]
     report: Report
-
-
-@dataclass(frozen=True, eq=False)
-class _Outcome:
-    """What a way of choosing a plan hands back."""
-
-    plan: Plan
-    model: onnx.ModelProto
-    comparison: Comparison
-    trial: Trial | None = None
-    loop: Loop | None = None
-    reason: str = ""
 
 
 def prune(
@@ -90,11 +80,25 @@ def prune(
     return _Prune(options, listener or Listener()).run(model, inputs if inputs is not None else options.inputs)
 
 
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """The model at hand: as given, analyzed and scored, on its runtime, with one input to time it on."""
+
+    given: ModelLike
+    source: Source
+    analysis: Analysis
+    inputs: Inputs | None
+    scores: Scores
+    runtime: Runtime
+    feeds: Feeds
+
+
 class _Prune:
     def __init__(self, options: PruneOptions, listener: Listener) -> None:
         self.options = options
         self.listener = listener
         self.clock = Clock(listener)
+        self.warnings: list[str] = []
         self.budget, self.ratio = _asked(options)
         units, share = parse_min_keep(options.min_keep)
         if options.multiple is not None and options.multiple < 1:
@@ -103,177 +107,130 @@ class _Prune:
             raise OptionError(f"--threads {options.threads}: must be 1 or more")
         check_solver(options.solver)
         self.floor = Floor(units, share, options.multiple)
-        self.warnings: list[str] = []
 
     def run(self, model: ModelLike, inputs: InputsLike | None) -> PruneResult:
-        options, clock = self.options, self.clock
+        case = self._case(model, inputs)
+        if self.ratio is not None:
+            outcome = self._uniform(case, self.ratio)
+        else:
+            outcome = self._budgeted(case, cast(LatencyBudget, self.budget))
+        with self.clock.stage("verify"):
+            proof = self._prove(case, outcome)
+        device = case.runtime.fingerprint
+        report = make_report(case.source, case.analysis, outcome, proof, self.options, self.budget, device)
+        seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
+        report = replace(report, seconds=seconds, warnings=self.warnings)
+        result = PruneResult(outcome.model, to_json(case.analysis, outcome.plan), report)
+        self._write(result, external=case.source.external)
+        return result
+
+    def _case(self, model: ModelLike, inputs: InputsLike | None) -> _Case:
+        options = self.options
         choose_scorer(options.importance, has_inputs=inputs is not None)
-        self.runtime = open_runtime(options.runtime, options.threads)
-        with clock.stage("load"):
-            self.source, normal = read(model)
-            check_output(options.output, self.source, force=options.force)
+        runtime = open_runtime(options.runtime, options.threads)
+        with self.clock.stage("load"):
+            source, normal = read(model)
+            check_output(options.output, source, force=options.force)
             for path in (options.report, options.plan):
                 if path:
                     check_writable(path)
-        with clock.stage("analyze"):
-            network, self.inputs = network_of(normal, parse_shapes(options.shape), inputs)
-            self.analysis = analyze_or_refuse(network, options.lock, self.source.name)
-        self.feeds = self._feeds()
-        with clock.stage("score"):
-            self.scores = self._score()
-        outcome = self._uniform(self.ratio) if self.ratio else self._budgeted(model)
-        with clock.stage("verify"):
-            proof = self._prove(outcome)
-        result = PruneResult(outcome.model, to_json(self.analysis, outcome.plan), self._report(outcome, proof))
-        self._write(result)
-        return result
+        with self.clock.stage("analyze"):
+            network, samples = network_of(normal, parse_shapes(options.shape), inputs)
+            analysis = analyze_or_refuse(network, options.lock, source.name)
+        with self.clock.stage("score"):
+            scorer = make_scorer(options.importance, analysis, samples, runtime, self.listener.step)
+            scores = scorer.score(analysis)
+        if samples is None:
+            feeds = random_feeds(network.model, network.inputs, options.seed)
+        else:
+            feeds = {name: samples.arrays[name][: shape[0]] for name, shape in network.inputs.items()}
+        return _Case(model, source, analysis, samples, scores, runtime, feeds)
 
-    def _feeds(self) -> Feeds:
-        """One input of the size that is timed: the first calibration sample, or noise."""
-        network = self.analysis.network
-        if self.inputs is None:
-            return random_feeds(network.model, network.inputs, self.options.seed)
-        return {name: self.inputs.arrays[name][: shape[0]] for name, shape in network.inputs.items()}
-
-    def _score(self) -> Scores:
-        scorer = make_scorer(self.options.importance, self.analysis, self.inputs, self.runtime, self.listener.step)
-        return scorer.score(self.analysis)
-
-    def _uniform(self, ratio: float) -> _Outcome:
+    def _uniform(self, case: _Case, ratio: float) -> Outcome:
         """Cut every group to the same share; the two models are compared once, at the end."""
         with self.clock.stage("rewrite"):
-            least = {group.name: self.floor.least(group) for group in self.analysis.groups}
+            least = {group.name: self.floor.least(group) for group in case.analysis.groups}
             multiple = self.options.multiple or 1
-            plan = uniform_plan(self.analysis, self.scores.order, ratio, least, multiple)
-            model = rewrite(self.analysis.network.model, plan_edits(self.analysis, plan))
+            plan = uniform_plan(case.analysis, case.scores.order, ratio, least, multiple)
+            model = rewrite(case.analysis.network.model, plan_edits(case.analysis, plan))
         with self.clock.stage("measure"):
-            stopwatch = Stopwatch(self.runtime, self.source.reference, self.feeds)
-            comparison = stopwatch.compare(model.SerializeToString(), _SECONDS)
-        if comparison.ratio > 1 and not self.options.force:
+            stopwatch = Stopwatch(case.runtime, case.source.reference, case.feeds)
+            measured = stopwatch.compare(model.SerializeToString(), _SECONDS)
+        if measured.ratio > 1 and not self.options.force:
             raise BudgetError(
-                f"--ratio {self.options.ratio}: the cut model is slower, {comparison.pruned_ms:.3g} ms against "
-                f"{comparison.dense_ms:.3g} ms; add --multiple 16 for widths the device likes, use --latency, or "
+                f"--ratio {self.options.ratio}: the cut model is slower, {measured.pruned_ms:.3g} ms against "
+                f"{measured.dense_ms:.3g} ms; add --multiple 16 for widths the device likes, use --latency, or "
                 "--force to write it all the same"
             )
-        return _Outcome(plan, model, comparison)
+        return Outcome(plan, model, measured)
 
-    def _budgeted(self, model: ModelLike) -> _Outcome:
+    def _budgeted(self, case: _Case, budget: LatencyBudget) -> Outcome:
         """Fill the latency table, then search the plan that meets the budget."""
-        assert self.budget is not None
         with self.clock.stage("measure"):
-            stopwatch = Stopwatch(self.runtime, self.source.reference, self.feeds)
-            whole = rewrite(self.analysis.network.model, plan_edits(self.analysis, dense_plan(self.analysis)))
+            stopwatch = Stopwatch(case.runtime, case.source.reference, case.feeds)
+            whole = rewrite(case.analysis.network.model, plan_edits(case.analysis, dense_plan(case.analysis)))
             dense = stopwatch.compare(whole.SerializeToString(), _SECONDS)
-        self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {self.runtime.fingerprint}")
+        self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {case.runtime.fingerprint}")
         if dense.clock == "cpu":
             self._warn("the machine is busy: latencies are CPU time, which is what an idle machine would take")
-        if self.budget.spent(min(dense.dense_ms, dense.pruned_ms), dense.dense_ms) <= 1:
-            return self._uncut(model, whole, dense)
-        lut = self.options.lut or default_path()
-        self.table = LatencyTable(lut, self.runtime.fingerprint)
-        self.meter = Meter(self.runtime, self.table)
+        if budget.spent(min(dense.dense_ms, dense.pruned_ms), dense.dense_ms) <= 1:
+            return self._uncut(case, budget, whole, dense)
+        meter = Meter(case.runtime, LatencyTable(self.options.lut or default_path(), case.runtime.fingerprint))
         with self.clock.stage("profile"):
-            program = self._program()
-        loop = Loop(program, self.meter, stopwatch, self.budget, self.options.solver, self.listener)
+            program = self._program(case, meter)
+        loop = Loop(program, meter, stopwatch, budget, self.options.solver, self.listener)
         with self.clock.stage("search"):
             trial = loop.run(dense)
+        meter.table.close()
         if loop.reason:
             self._warn(f"the result uses {100 * trial.spent:.1f}% of the budget: {loop.reason}")
-        return _Outcome(trial.plan, trial.model, trial.measured, trial, loop, loop.reason)
+        return Outcome(trial.plan, trial.model, trial.measured, loop.reason, trial, loop)
 
-    def _uncut(self, model: ModelLike, whole: onnx.ModelProto, dense: Comparison) -> _Outcome:
+    def _uncut(self, case: _Case, budget: LatencyBudget, whole: onnx.ModelProto, dense: Comparison) -> Outcome:
         """The model as given if it meets the budget; else the rewritten one, which a runtime may fuse better."""
-        assert self.budget is not None
-        plan, reason = dense_plan(self.analysis), f"the model meets --latency {self.budget.text} with nothing cut"
+        plan, reason = dense_plan(case.analysis), f"the model meets --latency {budget.text} with nothing cut"
         self._warn(reason)
-        if self.budget.spent(dense.dense_ms, dense.dense_ms) > 1:
-            return _Outcome(plan, whole, dense, reason=reason)
+        if budget.spent(dense.dense_ms, dense.dense_ms) > 1:
+            return Outcome(plan, whole, dense, reason)
         same = replace(dense, pruned_ms=dense.dense_ms, pruned_wall_ms=dense.dense_wall_ms)
-        return _Outcome(plan, load(model)[1], same, reason=reason)
+        return Outcome(plan, load(case.given)[1], same, reason)
 
-    def _program(self) -> Program:
-        grid = find_grid(self.meter)
-        regions = find_regions(self.analysis)
-        levels = group_levels(self.analysis, grid, self.floor)
+    def _program(self, case: _Case, meter: Meter) -> Program:
+        grid = find_grid(meter)
+        regions = find_regions(case.analysis)
+        levels = group_levels(case.analysis, grid, self.floor)
         sums = sum_levels(regions, levels, grid)
-        tables = make_tables(self.analysis, regions, levels, sums)
-        self._fill(tables)
-        return Program(self.analysis, self.scores, tables, levels, sums)
+        tables = make_tables(case.analysis, regions, levels, sums)
+        self._fill(tables, meter)
+        return Program(case.analysis, case.scores, tables, levels, sums)
 
-    def _fill(self, tables: list[RegionTable]) -> None:
+    def _fill(self, tables: list[RegionTable], meter: Meter) -> None:
         requests = {table.text(index): table.build(index) for table in tables for index in table.coarse()}
-        done = 0
-
-        def progress(count: int) -> None:
-            nonlocal done
-            done += count
-            self.listener.step(done, len(requests), "table entries")
-
-        self.meter.fill(requests, progress)
+        meter.fill(requests, lambda done: self.listener.step(done, len(requests), "table entries"))
         for table in tables:
-            table.read(self.meter, table.coarse())
-        for text, reason in self.meter.failed.items():
+            table.read(meter, table.coarse())
+        for text, reason in meter.failed.items():
             self._warn(f"a region cannot be timed alone and counts nothing: {text.splitlines()[0][:60]}: {reason}")
 
-    def _prove(self, outcome: _Outcome) -> Proof:
-        proof = prove(self.source, self.analysis, outcome.plan, outcome.model, self.runtime, self._real_feeds())
+    def _prove(self, case: _Case, outcome: Outcome) -> Proof:
+        given = [next(case.inputs.batches())] if case.inputs else []
+        proof = prove(case.source, case.analysis, outcome.plan, outcome.model, case.runtime, given)
         if not proof.varies:
             self._warn("the outputs do not depend on the inputs any more: this cut is too deep to be of use")
         return proof
-
-    def _real_feeds(self) -> list[Feeds]:
-        return [self.feeds] if self.inputs is not None else []
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
         self.listener.warn(text)
 
-    def _report(self, outcome: _Outcome, proof: Proof) -> Report:
-        source, trial, loop = self.source, outcome.trial, outcome.loop
-        measured = outcome.comparison
-        budget_ms = self.budget.in_ms(measured.dense_ms) if self.budget else None
-        latency = LatencyFacts(
-            dense_ms=measured.dense_ms,
-            pruned_ms=measured.pruned_ms,
-            ratio=measured.ratio,
-            predicted_ms=trial.predicted_ms if trial else None,
-            budget_ms=budget_ms,
-            rounds=len(loop.trials) if loop else 0,
-            clock=measured.clock,
-            dense_wall_ms=measured.dense_wall_ms,
-            pruned_wall_ms=measured.pruned_wall_ms,
-        )
-        answer = trial.answer if trial else None
-        return Report(
-            model=source.name,
-            budget=self.options.latency or f"ratio {self.options.ratio}",
-            reason=outcome.reason,
-            device=str(self.runtime.fingerprint),
-            latency=latency,
-            parameters={"dense": source.parameters, "pruned": parameter_count(outcome.model)},
-            bytes={"dense": source.size, "pruned": outcome.model.ByteSize()},
-            solve=SolveFacts(
-                answer.status, answer.objective, answer.bound, answer.gap, loop.solve_seconds, answer.solver
-            )
-            if answer and loop
-            else None,
-            proof=asdict(proof),
-            groups=group_facts(self.analysis, outcome.plan),
-            blocks=block_facts(self.analysis, outcome.plan),
-            locked=locked_facts(self.analysis),
-            lut={"file": str(self.table.path), "measured": self.meter.measured} if loop else {},
-            seconds={name: round(seconds, 3) for name, seconds in self.clock.seconds.items()},
-            options={name: _plain(value) for name, value in asdict(self.options).items()},
-            warnings=self.warnings,
-        )
-
-    def _write(self, result: PruneResult) -> None:
-        if self.options.output:
-            save_model(result.model, self.options.output, external=self.source.external)
-        if self.options.plan:
-            write_text(self.options.plan, json.dumps(result.plan))
-        if self.options.report:
-            write_text(self.options.report, json.dumps(result.report.to_json(), indent=1))
+    def _write(self, result: PruneResult, *, external: bool) -> None:
+        options = self.options
+        if options.output:
+            save_model(result.model, options.output, external=external)
+        if options.plan:
+            write_text(options.plan, json.dumps(result.plan))
+        if options.report:
+            write_text(options.report, json.dumps(result.report.to_json(), indent=1))
 
 
 def _asked(options: PruneOptions) -> tuple[LatencyBudget | None, float | None]:
@@ -283,7 +240,3 @@ def _asked(options: PruneOptions) -> tuple[LatencyBudget | None, float | None]:
     if options.latency is not None:
         return parse_latency(options.latency), None
     return None, parse_share(options.ratio or "", "--ratio")
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value

@@ -44,7 +44,7 @@ class Stopwatch:
         session = self._runtime.open(pruned)
         runs = [lambda: self._dense.run(self._feeds), lambda: session.run(self._feeds)]
         samples = np.array(alternate(runs, seconds))
-        (dense_wall, dense_cpu), (pruned_wall, pruned_cpu) = np.median(samples, axis=1)
+        (dense_wall, dense_cpu), (pruned_wall, pruned_cpu) = np.median(samples, axis=1).tolist()
         busy = self._runtime.threads == 1 and dense_wall + pruned_wall > _BUSY * (dense_cpu + pruned_cpu)
         if busy:
             return Comparison(dense_cpu, pruned_cpu, dense_wall, pruned_wall, "cpu")

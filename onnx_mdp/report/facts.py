@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -59,10 +60,10 @@ class Report:
     groups: list[dict[str, Any]]
     blocks: list[dict[str, Any]]
     locked: list[dict[str, Any]]
-    lut: dict[str, Any]
-    seconds: dict[str, float]
-    options: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    lut: Mapping[str, Any]
+    options: Mapping[str, Any]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dumps."""

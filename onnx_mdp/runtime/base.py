@@ -32,14 +32,9 @@ class Session(ABC):
 
 
 class Runtime(ABC):
-    """A way to run models on one device.
-
-    Class data answers without importing the backend: `name`, `package` (what to look for) and `remedy` (how to get it).
-    """
+    """A way to run models on one device; `onnx_mdp.runtime.registry` knows which exist and which are installed."""
 
     name: ClassVar[str]
-    package: ClassVar[str]
-    remedy: ClassVar[str]
 
     def __init__(self, threads: int) -> None:
         self.threads = threads

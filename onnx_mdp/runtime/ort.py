@@ -17,8 +17,6 @@ class OnnxRuntime(Runtime):
     """Sequential execution on `threads` threads with all graph optimizations."""
 
     name: ClassVar[str] = "onnxruntime"
-    package: ClassVar[str] = "onnxruntime"
-    remedy: ClassVar[str] = "pip install onnxruntime"
 
     def open(self, model: str | bytes, *, optimize: bool = True) -> Session:
         """Load a model; without `optimize` its graph runs as written."""

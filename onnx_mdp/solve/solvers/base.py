@@ -28,10 +28,9 @@ class MipResult:
 
 
 class MipSolver(Protocol):
-    """A MILP solver. Class data answers without importing it; `statuses` maps its outcomes to ours."""
+    """A MILP solver; `statuses` maps its outcomes to ours. `onnx_mdp.solve.solve` knows which are installed."""
 
     name: ClassVar[str]
-    package: ClassVar[str]
     statuses: ClassVar[Mapping[str, Status]]
 
     def solve(self, mip: Mip, limits: Limits) -> MipResult:

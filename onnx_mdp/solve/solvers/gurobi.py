@@ -21,7 +21,6 @@ class GurobiSolver:
     """Gurobi through gurobipy; the licence that comes with the package stops at 2,000 variables or rows."""
 
     name: ClassVar[str] = "gurobi"
-    package: ClassVar[str] = "gurobipy"
     statuses: ClassVar[Mapping[str, Status]] = {
         "OPTIMAL": Status.OPTIMAL,
         "INFEASIBLE": Status.INFEASIBLE,

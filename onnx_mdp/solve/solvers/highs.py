@@ -18,7 +18,6 @@ class HighsSolver:
     """HiGHS through its own Python interface; open source, without limits on size."""
 
     name: ClassVar[str] = "highs"
-    package: ClassVar[str] = "highspy"
     statuses: ClassVar[Mapping[str, Status]] = {
         "kOptimal": Status.OPTIMAL,
         "kInfeasible": Status.INFEASIBLE,

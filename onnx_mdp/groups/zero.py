@@ -1,0 +1,60 @@
+"""Where a tensor is zero once the weights of a unit are: what makes cutting the unit the same as masking it.
+
+A sum over units loses nothing by a cut if what it adds for a dropped unit is zero. With a weight among the operands it
+always is. Without one (query times key), some operand has to carry the zero from its own weights through operators
+that keep it, as their rules' zero clauses say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx_mdp.axes.terms import Factor, Term, leaves
+from onnx_mdp.graph.network import Network
+from onnx_mdp.rules.line import Line
+
+Axes = Mapping[str, tuple[Term, ...]]
+Zero = Mapping[str, frozenset[Factor]]
+
+
+def zero_factors(network: Network, axes: Axes, lines: Mapping[int, Line]) -> Zero:
+    """For every tensor, the factors at whose dropped units it is zero once all their weights are."""
+    zero: dict[str, frozenset[Factor]] = {}
+    for name in network.weights:
+        if network.is_float_weight(name):
+            zero[name] = carried(axes.get(name, ()))
+    for node in network.nodes:
+        line = lines.get(node.index)
+        if line is None or line.zero is None:
+            continue
+        inputs = {op.name: name for op, name in zip(line.inputs, node.inputs, strict=False) if name}
+        for output in node.outputs:
+            holds = carried(axes.get(output, ()))
+            for clause in line.zero:
+                holds &= _clause(clause, inputs, axes, zero, holds)
+            zero[output] = holds
+    return zero
+
+
+def carried(terms: tuple[Term, ...]) -> frozenset[Factor]:
+    """The factors that occur on any of the axes."""
+    return frozenset(leaf for term in terms for leaf in leaves(term))
+
+
+def _clause(
+    clause: tuple[str, ...],
+    inputs: Mapping[str, str],
+    axes: Axes,
+    zero: Zero,
+    candidates: frozenset[Factor],
+) -> frozenset[Factor]:
+    """The factors for which one of the clause's operands is zero; an absent operand is zero."""
+    holds: frozenset[Factor] = frozenset()
+    for name in clause:
+        tensor = inputs.get(name.removesuffix("?"))
+        if tensor is None:
+            return candidates
+        holds |= zero.get(tensor, frozenset())
+        if name.endswith("?"):
+            holds |= candidates - carried(axes.get(tensor, ()))
+    return holds

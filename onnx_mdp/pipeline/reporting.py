@@ -1,0 +1,96 @@
+"""Puts the facts of a finished run together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnx_mdp.config import LatencyBudget, PruneOptions
+from onnx_mdp.graph.check import parameter_count
+from onnx_mdp.graph.load import Source
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.pipeline.loop import Loop, Trial
+from onnx_mdp.pipeline.stopwatch import Comparison
+from onnx_mdp.report.facts import LatencyFacts, Report, SolveFacts, block_facts, group_facts, locked_facts
+from onnx_mdp.rewrite.plan import Plan
+from onnx_mdp.runtime.base import Fingerprint
+from onnx_mdp.verify.oracle import Proof
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The plan a run settled on, its model, how that compares with the dense one, and the search that found it."""
+
+    plan: Plan
+    model: onnx.ModelProto
+    measured: Comparison
+    reason: str = ""
+    trial: Trial | None = None
+    loop: Loop | None = None
+
+
+def make_report(
+    source: Source,
+    analysis: Analysis,
+    outcome: Outcome,
+    proof: Proof,
+    options: PruneOptions,
+    budget: LatencyBudget | None,
+    device: Fingerprint,
+) -> Report:
+    """The report of a run, without its times and warnings."""
+    return Report(
+        model=source.name,
+        budget=options.latency or f"ratio {options.ratio}",
+        reason=outcome.reason,
+        device=str(device),
+        latency=_latency(outcome, budget),
+        parameters={"dense": source.parameters, "pruned": parameter_count(outcome.model)},
+        bytes={"dense": source.size, "pruned": outcome.model.ByteSize()},
+        solve=_solve(outcome),
+        proof=asdict(proof),
+        groups=group_facts(analysis, outcome.plan),
+        blocks=block_facts(analysis, outcome.plan),
+        locked=locked_facts(analysis),
+        lut=_lut(outcome),
+        options={name: _plain(value) for name, value in asdict(options).items()},
+    )
+
+
+def _latency(outcome: Outcome, budget: LatencyBudget | None) -> LatencyFacts:
+    measured = outcome.measured
+    return LatencyFacts(
+        dense_ms=measured.dense_ms,
+        pruned_ms=measured.pruned_ms,
+        ratio=measured.ratio,
+        predicted_ms=outcome.trial.predicted_ms if outcome.trial else None,
+        budget_ms=budget.in_ms(measured.dense_ms) if budget else None,
+        rounds=len(outcome.loop.trials) if outcome.loop else 0,
+        clock=measured.clock,
+        dense_wall_ms=measured.dense_wall_ms,
+        pruned_wall_ms=measured.pruned_wall_ms,
+    )
+
+
+def _solve(outcome: Outcome) -> SolveFacts | None:
+    if not outcome.trial or not outcome.loop:
+        return None
+    answer, seconds = outcome.trial.answer, outcome.loop.solve_seconds
+    return SolveFacts(answer.status, answer.objective, answer.bound, answer.gap, seconds, answer.solver)
+
+
+def _lut(outcome: Outcome) -> Mapping[str, Any]:
+    if not outcome.loop:
+        return {}
+    meter = outcome.loop.meter
+    return {"file": str(meter.table.path), "entries": len(meter.table), "measured": meter.measured}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
