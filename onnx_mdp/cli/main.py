@@ -31,7 +31,7 @@ Typical use:
 Options can be kept in a TOML file with one table per command: `onnx-mdp prune model.onnx --config mdp.toml`.
 """
 
-app = App(name="onnx-mdp", help=_HELP, help_format="markdown", version=__version__)
+app = App(name="onnx-mdp", help=_HELP, help_format="markdown", version=__version__, suppress_keyboard_interrupt=False)
 
 
 @app.command

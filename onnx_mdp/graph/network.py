@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnx_mdp.graph.normalize import original_name
 from onnx_mdp.graph.shapes import Shape, infer_shapes, input_shapes
 
 Array = NDArray[Any]
@@ -87,6 +88,14 @@ class Network:
             for name in dict.fromkeys((*node.inputs, *node.captured)):
                 found.setdefault(name, []).append(node)
         return {name: tuple(nodes) for name, nodes in found.items()}
+
+    @cached_property
+    def uses(self) -> Mapping[str, tuple[str, ...]]:
+        """For every shared vector that the normal form copied, and for every copy, all of them in graph order."""
+        found: dict[str, list[str]] = {}
+        for name in self.weights:
+            found.setdefault(original_name(name), []).append(name)
+        return {name: tuple(names) for names in found.values() if len(names) > 1 for name in names}
 
     def is_float_weight(self, name: str) -> bool:
         """Whether the tensor is an initializer of floating point numbers."""

@@ -81,17 +81,31 @@ def to_json(analysis: Analysis, plan: Plan) -> dict[str, Any]:
     """The plan in the input model's names.
 
     `initializers` maps each cut weight to {axis: kept indices}; `removed_blocks` names the Add nodes whose residual
-    branch goes.
+    branch goes. A vector that several layers share stands once if all of them cut it alike; else every use stands on
+    its own, the further ones as `name::use1`, `name::use2` in graph order.
     """
     cuts = slices(analysis.coupling, factors(analysis, plan))
     return {
         "format": FORMAT,
         "initializers": {
-            name: {str(axis): kept.tolist() for axis, kept in axes.items()} for name, axes in sorted(cuts.items())
+            name: {str(axis): kept.tolist() for axis, kept in axes.items()}
+            for name, axes in sorted(_shown(analysis, cuts).items())
         },
         "removed_blocks": list(plan.removed),
         "groups": plan.widths(),
     }
+
+
+def _shown(analysis: Analysis, cuts: Mapping[str, Mapping[int, Indices]]) -> dict[str, Mapping[int, Indices]]:
+    """The cuts to list: one for a shared vector whose uses agree, all of them where they differ."""
+    shown = {name: axes for name, axes in cuts.items() if name not in analysis.network.uses}
+    for name, uses in analysis.network.uses.items():
+        every = [cuts.get(use, {0: np.arange(analysis.network.shapes[use][0])})[0] for use in uses]
+        if not all(np.array_equal(kept, every[0]) for kept in every):
+            shown |= {use: {0: kept} for use, kept in zip(uses, every, strict=True)}
+        elif name == uses[0] and name in cuts:
+            shown[name] = cuts[name]
+    return shown
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -126,11 +140,15 @@ def from_json(analysis: Analysis, content: Mapping[str, Any]) -> Plan:
         for name, axes in content["initializers"].items()
         for axis, kept in axes.items()
     }
+    for name, uses in analysis.network.uses.items():
+        if (name, 0) in asked and name == uses[0]:
+            asked = {**{(use, 0): asked[name, 0] for use in uses}, **asked}
     plan = Plan({group.name: _kept(analysis, group.members, group.factor, asked) for group in analysis.groups}, removed)
     made = slices(analysis.coupling, factors(analysis, plan))
     for (name, axis), kept in asked.items():
-        cut = made.get(name, {}).get(axis)
-        if cut is None or not np.array_equal(cut, kept):
+        size = analysis.network.shapes.get(name, ())
+        whole = np.arange(size[axis] if axis < len(size) else 0)
+        if not np.array_equal(made.get(name, {}).get(axis, whole), kept):
             raise PlanError(f"the plan's cut of {name!r} axis {axis} does not fit this model; was it made for another?")
     return plan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,19 @@ def test_apply_writes_and_says_so(capsys: pytest.CaptureFixture[str], cnn: Path,
     assert status == 0
     assert "equals the masked original" in out
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_interrupt_says_that_measurements_are_kept(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "onnx_mdp", "prune", str(MODELS / "digits_cnn.onnx"), "--latency", "60%"]
+    command += ["--lut", str(tmp_path / "lut.sqlite"), "-o", str(tmp_path / "o.onnx")]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    running.stderr.readline()  # the dense model is measured, the fill begins
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.strip() == "interrupted; finished measurements are kept"
+    assert not (tmp_path / "o.onnx").exists()
 
 
 def test_module_runs_as_a_program() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import onnx_mdp
 from onnx_mdp.config import ApplyOptions
-from onnx_mdp.errors import BudgetError, NothingToPruneError, OptionError, OutputError
+from onnx_mdp.errors import BudgetError, NothingToPruneError, OptionError, OutputError, ProofError
 from onnx_mdp.graph.check import signature
+from onnx_mdp.graph.edit import Edits
 from onnx_mdp.pipeline.prune import PruneResult
 from tests.conftest import MODELS, build_model
 
@@ -162,6 +165,25 @@ def test_slower_result_of_a_ratio_is_refused(cnn: Path, monkeypatch: pytest.Monk
     with pytest.raises(BudgetError, match="the cut model is slower.*--multiple 16"):
         onnx_mdp.prune(cnn, ratio="95%")
     assert onnx_mdp.prune(cnn, ratio="95%", force=True).report.latency.ratio == pytest.approx(1.2)
+
+
+def test_model_that_fails_the_proof_is_never_written(
+    cnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break the rewriter: the proof must stop it, and no file may appear."""
+    module = importlib.import_module("onnx_mdp.pipeline.prune")
+    rewrite = module.rewrite
+
+    def broken(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
+        result = rewrite(model, edits)
+        tensor = next(t for t in result.graph.initializer if t.name == "head.weight")
+        tensor.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(tensor), 1, axis=1), tensor.name))
+        return result
+
+    monkeypatch.setattr(module, "rewrite", broken)
+    with pytest.raises(ProofError, match="nothing is written"):
+        onnx_mdp.prune(cnn, ratio="50%", output=tmp_path / "o.onnx", plan=tmp_path / "p.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_model_with_nothing_to_prune(tmp_path: Path) -> None:

@@ -39,6 +39,13 @@ def test_random_cut_is_exact(name: str, blocks: bool, runtime: Runtime) -> None:
     assert_exact(onnx.load(str(model_path(name))), runtime, seed=1, blocks=blocks)
 
 
+@pytest.mark.parametrize("name", [*MODELS, "mobilenet_v1_025", "mlperf_resnet8"])
+def test_every_operator_has_a_rule(name: str) -> None:
+    found = onnx_mdp.inspect(model_path(name))
+    assert found["unknown_operators"] == {}
+    assert found["groups"]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_budget_of_70_percent_is_met(name: str, lut: Path, tmp_path: Path) -> None:
     result = onnx_mdp.prune(model_path(name), latency="70%", threads=1, lut=lut, output=tmp_path / "o.onnx")

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx.helper import make_node as node
 
 from onnx_mdp.errors import PlanError
-from onnx_mdp.rewrite.plan import dense_plan, from_json, read_plan, to_json, uniform_plan
-from tests.conftest import MODELS, analysis_of
+from onnx_mdp.rewrite.plan import Plan, dense_plan, from_json, read_plan, to_json, uniform_plan
+from tests.conftest import MODELS, analysis_of, build_model
 from tests.cutting import random_plan
 
 
@@ -33,6 +35,34 @@ def test_plan_names_weights_and_axes_of_the_model(cnn: Path) -> None:
             assert kept == sorted(set(kept))
             assert len(kept) < shape[int(axis)]
             assert max(kept) < shape[int(axis)]
+
+
+def shared_bias() -> onnx.ModelProto:
+    nodes = [
+        node("Conv", ["x", "w1", "bias"], ["a"]),
+        node("Conv", ["a", "w2", "bias"], ["b"]),
+        node("Conv", ["b", "w3"], ["y"]),
+    ]
+    weights = {"w1": (8, 3, 1, 1), "w2": (8, 8, 1, 1), "w3": (2, 8, 1, 1), "bias": (8,)}
+    return build_model(nodes, {"x": (1, 3, 4, 4)}, ["y"], weights)
+
+
+@pytest.mark.parametrize(
+    ("second", "names"),
+    [
+        ([1, 2, 5], {"bias": [1, 2, 5]}),
+        ([0, 3], {"bias": [1, 2, 5], "bias::use1": [0, 3]}),
+        (list(range(8)), {"bias": [1, 2, 5], "bias::use1": list(range(8))}),
+    ],
+    ids=["alike", "differently", "one of them not at all"],
+)
+def test_shared_vectors_stand_once_if_cut_alike(second: list[int], names: dict[str, list[int]]) -> None:
+    analysis = analysis_of(shared_bias())
+    plan = Plan({"w1": np.array([1, 2, 5]), "w2": np.array(second)}, ())
+    content = json.loads(json.dumps(to_json(analysis, plan)))
+    assert {n: axes["0"] for n, axes in content["initializers"].items() if n.startswith("bias")} == names
+    back = from_json(analysis, content)
+    assert all(np.array_equal(back.kept[group], kept) for group, kept in plan.kept.items())
 
 
 def test_dense_plan_cuts_nothing(vit: Path) -> None:
