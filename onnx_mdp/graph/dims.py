@@ -1,20 +1,24 @@
-"""Shape arithmetic, followed element by element.
+"""Where the elements of shapes come from.
 
-An exporter may compute a Reshape's shape from `Shape` of a tensor, glued to literals. A pruner must know where
-each element comes from: a literal has to be rewritten, the size of an axis follows by itself, and anything
-computed from sizes (a division, a product) pins the axes it came from.
+An exporter may compute a Reshape's shape from `Shape` of a tensor, glued to literals. A pruner must know where each
+element comes from: a literal has to be rewritten, the size of an axis follows by itself, and anything computed from
+sizes (a division, a product) pins the axes it came from. Operators that only move elements are replayed on arrays of
+`Dim`; any other operator ends the trail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_mdp.graph.network import Network, Node
 
-_LIMIT = 64  # elements: longer integer tensors are tables, not shapes
+_LIMIT = 256  # elements: longer integer tensors are tables, not shapes
+_INTEGERS = (6, 7)
 
 
 @dataclass(frozen=True)
@@ -41,78 +45,107 @@ class Dim:
     origin: Literal | AxisSize | None
 
 
-Dims = tuple[Dim, ...]
-_Rule = Callable[[Network, Node, list[Dims]], Sequence[Dim]]
-_RULES: dict[str, _Rule] = {}
+Dims = NDArray[np.object_]
+_Replay = Callable[[Node, list[Any]], Any]
 
 
 def follow_dims(network: Network) -> Mapping[str, Dims]:
-    """The elements of every integer scalar and short integer vector whose value is known."""
+    """The elements of every small integer tensor whose value is known, in the tensor's shape."""
     known: dict[str, Dims] = {}
     for name in network.weights:
-        if len(network.shapes[name]) <= 1 and network.types[name] in (6, 7):
-            values = network.weights[name].reshape(-1)
-            if len(values) <= _LIMIT:
-                known[name] = tuple(Dim(int(v), Literal(name, i)) for i, v in enumerate(values))
+        if network.types[name] in _INTEGERS and name in network.values and network.values[name].size <= _LIMIT:
+            known[name] = _array(network.values[name], lambda i, name=name: Literal(name, i))
     for node in network.nodes:
-        dims = _follow(network, node, known)
-        if dims is not None and node.outputs[0] not in known:
-            known[node.outputs[0]] = tuple(dims)
+        for k, name in enumerate(node.outputs):
+            value = network.values.get(name)
+            if value is not None and value.dtype.kind == "i" and value.size <= _LIMIT:
+                known[name] = _followed(network, node, k, value, known)
     return known
 
 
-def _follow(network: Network, node: Node, known: Mapping[str, Dims]) -> Sequence[Dim] | None:
-    if node.domain != "ai.onnx":
-        return None
+def _array(value: NDArray[Any], origin: Callable[[int], Literal | AxisSize | None]) -> Dims:
+    result = np.empty(value.size, object)
+    result[:] = [Dim(int(v), origin(i)) for i, v in enumerate(value.ravel())]
+    return result.reshape(value.shape)
+
+
+def _followed(network: Network, node: Node, output: int, value: NDArray[Any], known: Mapping[str, Dims]) -> Dims:
+    """Replay the node on dims if it moves elements; the replay must give the known value, else the trail ends."""
     if node.op == "Shape":
-        return _shape(network, node)
-    rule = _RULES.get(node.op)
-    if rule is None or not all(name in known for name in node.inputs if name):
-        return None
-    return rule(network, node, [known[name] for name in node.inputs if name])
+        start = node.attributes.get("start", 0) % max(len(network.shapes[node.inputs[0]]), 1)
+        return _array(value, lambda i: AxisSize(node.inputs[0], start + i))
+    replay = _REPLAYS.get(node.op) if node.domain == "ai.onnx" else None
+    if replay is not None and node.inputs[0] in {*known, *network.values}:
+        operands = [known.get(name, network.values.get(name)) if name else None for name in node.inputs]
+        moved = np.asarray(replay(node, operands)[output], object)
+        if moved.shape == value.shape and all(isinstance(d, Dim) for d in moved.ravel()):
+            if [d.value for d in moved.ravel()] == value.ravel().tolist():
+                return moved
+    return _array(value, lambda i: None)
 
 
-def _shape(network: Network, node: Node) -> Sequence[Dim] | None:
-    shape = network.shapes.get(node.inputs[0])
-    if shape is None:
-        return None
-    dims = [Dim(size, AxisSize(node.inputs[0], axis)) for axis, size in enumerate(shape)]
-    return dims[slice(node.attributes.get("start", 0), node.attributes.get("end"))]
+def _ints(operand: Any) -> list[int]:
+    return [d.value if isinstance(d, Dim) else int(d) for d in np.ravel(operand)]
 
 
-def _rule(*ops: str) -> Callable[[_Rule], _Rule]:
-    def register(function: _Rule) -> _Rule:
-        _RULES.update(dict.fromkeys(ops, function))
-        return function
-
-    return register
+def _axes(node: Node, operands: list[Any], default: list[int]) -> list[int]:
+    if len(operands) > 1 and operands[1] is not None:
+        return _ints(operands[1])
+    return list(node.attributes.get("axes", default))
 
 
-@_rule("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape")
-def _same(network: Network, node: Node, inputs: list[Dims]) -> Sequence[Dim]:
-    return inputs[0]
+def _slice(node: Node, operands: list[Any]) -> Any:
+    given = [None if operand is None else _ints(operand) for operand in operands[1:]]
+    starts, ends, axes, steps = [*given, None, None, None, None][:4]
+    starts = starts if starts is not None else node.attributes["starts"]
+    ends = ends if ends is not None else node.attributes["ends"]
+    axes = axes or node.attributes.get("axes") or list(range(len(starts)))
+    index = [slice(None)] * operands[0].ndim
+    for k, axis in enumerate(axes):
+        index[axis] = slice(starts[k], ends[k], steps[k] if steps else None)
+    return operands[0][tuple(index)]
 
 
-@_rule("Concat")
-def _concat(network: Network, node: Node, inputs: list[Dims]) -> Sequence[Dim]:
-    return [dim for dims in inputs for dim in dims]
+def _split(node: Node, operands: list[Any]) -> list[Any]:
+    axis = node.attributes.get("axis", 0)
+    sizes = _ints(operands[1]) if len(operands) > 1 else node.attributes.get("split")
+    if sizes is None:
+        return np.array_split(operands[0], len(node.outputs), axis)
+    return np.split(operands[0], np.cumsum(sizes)[:-1], axis)
 
 
-@_rule("Gather")
-def _gather(network: Network, node: Node, inputs: list[Dims]) -> Sequence[Dim]:
-    return [inputs[0][index.value] for index in inputs[1]]
+def _keeps(neutral: int, *, commutes: bool) -> _Replay:
+    """Arithmetic that leaves an element alone where the other one is neutral; elsewhere the trail ends."""
+
+    def one(a: Any, b: Any) -> Any:
+        if _ints(b) == [neutral]:
+            return a
+        return b if commutes and _ints(a) == [neutral] else None
+
+    return lambda node, operands: [np.frompyfunc(one, 2, 1)(operands[0], operands[1])]
 
 
-@_rule("Slice")
-def _slice(network: Network, node: Node, inputs: list[Dims]) -> Sequence[Dim]:
-    if len(inputs) < 3:  # opset < 10: bounds are attributes
-        return inputs[0][slice(node.attributes["starts"][0], node.attributes["ends"][0])]
-    step = inputs[4][0].value if len(inputs) > 4 else 1
-    return inputs[0][slice(inputs[1][0].value, inputs[2][0].value, step)]
+def _where(node: Node, operands: list[Any]) -> list[Any]:
+    return [np.where(np.asarray(operands[0], bool), operands[1], operands[2])]
 
 
-@_rule("Add", "Sub", "Mul", "Div")
-def _arithmetic(network: Network, node: Node, inputs: list[Dims]) -> Sequence[Dim]:
-    a, b = (np.array([dim.value for dim in dims]) for dims in inputs)
-    operators = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.floor_divide}
-    return [Dim(int(v), None) for v in operators[node.op](a, b)]
+_REPLAYS: dict[str, _Replay] = {
+    **dict.fromkeys(("Identity", "Cast"), lambda node, operands: [operands[0]]),
+    "Concat": lambda node, operands: [
+        np.concatenate([np.asarray(o, object) for o in operands], node.attributes["axis"])
+    ],
+    "Gather": lambda node, ops: [
+        np.take(ops[0], np.reshape(_ints(ops[1]), ops[1].shape), node.attributes.get("axis", 0))
+    ],
+    "Slice": lambda node, operands: [_slice(node, operands)],
+    "Split": _split,
+    "Squeeze": lambda node, operands: [np.squeeze(operands[0], tuple(_axes(node, operands, [])) or None)],
+    "Unsqueeze": lambda node, operands: [np.expand_dims(operands[0], tuple(_axes(node, operands, [])))],
+    "Reshape": lambda node, operands: [np.reshape(operands[0], _ints(operands[1]))],
+    "Transpose": lambda node, operands: [np.transpose(operands[0], node.attributes.get("perm"))],
+    "Where": _where,
+    "Mul": _keeps(1, commutes=True),
+    "Div": _keeps(1, commutes=False),
+    "Add": _keeps(0, commutes=True),
+    "Sub": _keeps(0, commutes=False),
+}

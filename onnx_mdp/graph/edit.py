@@ -12,8 +12,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_mdp.graph.network import Array
 from onnx_mdp.graph.normalize import is_copy, original_name
+from onnx_mdp.graph.shapes import Array
 
 G_LOGGER.severity = G_LOGGER.ERROR
 

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_mdp.graph.network import FLOATS, Array, Network, Node
-from onnx_mdp.graph.shapes import Shape
+from onnx_mdp.graph.network import FLOATS, Network, Node
+from onnx_mdp.graph.shapes import Array, Shape
 
 _SMALL = 16  # elements
 _NOISE = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32)

@@ -8,13 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.normalize import original_name
-from onnx_mdp.graph.shapes import Shape, infer_shapes, input_shapes
+from onnx_mdp.graph.shapes import Array, Shape, input_shapes
 
-Array = NDArray[Any]
 FLOATS = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
@@ -63,7 +62,8 @@ class Weights(Mapping[str, Array]):
 class Network:
     """A normalized model at concrete input shapes.
 
-    `shapes` and `types` (ONNX element types) lack the tensors whose shape depends on data.
+    `shapes` and `types` (ONNX element types) lack the tensors whose shape depends on data; `values` holds the small
+    tensors that follow from shapes and constants alone.
     """
 
     model: onnx.ModelProto
@@ -73,6 +73,7 @@ class Network:
     outputs: tuple[str, ...]
     shapes: Mapping[str, Shape]
     types: Mapping[str, int]
+    values: Mapping[str, Array]
     opsets: Mapping[str, int]
 
     @cached_property
@@ -105,15 +106,16 @@ class Network:
 def read_network(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> Network:
     """The view of a model in normal form, at the asked input shapes (see `input_shapes`)."""
     inputs = input_shapes(model.graph, asked)
-    known = infer_shapes(model, inputs)
+    facts = infer(model, inputs)
     return Network(
         model=model,
         nodes=tuple(_node(i, node) for i, node in enumerate(model.graph.node)),
         weights=Weights({tensor.name: tensor for tensor in model.graph.initializer}),
         inputs=inputs,
         outputs=tuple(value.name for value in model.graph.output),
-        shapes={name: shape for name, (shape, _) in known.items()},
-        types={name: elem for name, (_, elem) in known.items()},
+        shapes=facts.shapes,
+        types=facts.types,
+        values=facts.values,
         opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
     )
 

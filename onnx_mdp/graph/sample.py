@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_mdp.graph.network import Array
+from onnx_mdp.graph.shapes import Array
 
 _CHANNELS = 64
 

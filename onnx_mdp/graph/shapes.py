@@ -1,18 +1,18 @@
-"""Concrete shapes of every tensor, for the input sizes the model is pruned at."""
+"""What a graph declares of its inputs, and the concrete shapes the model is pruned at."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_mdp.errors import DynamicShapeError, OptionError
 
 Shape = tuple[int, ...]
-_SMALL = 64  # elements: tensors up to here may be shapes or scales, which inference reads
+Array = NDArray[Any]
 
 
 def input_shapes(graph: onnx.GraphProto, asked: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -70,37 +70,3 @@ def _concrete(value: onnx.ValueInfoProto, asked: Shape | None) -> Shape:
             f"input {value.name!r} is {shown}; give its size: --shape {value.name}:{shown.replace('?', '224')}"
         )
     return tuple(d for d in declared if d is not None)
-
-
-def infer_shapes(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> dict[str, tuple[Shape, int]]:
-    """Shape and ONNX element type of every tensor whose shape is known at these input shapes.
-
-    Works on a copy without weights, so it costs memory in proportion to the graph alone.
-    """
-    skeleton = _skeleton(model, inputs)
-    inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    found: dict[str, tuple[Shape, int]] = {}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        shape = dims(value)
-        if shape is not None and None not in shape:
-            found[value.name] = (tuple(d for d in shape if d is not None), value.type.tensor_type.elem_type)
-    for tensor in inferred.initializer:
-        found[tensor.name] = (tuple(tensor.dims), tensor.data_type)
-    return found
-
-
-def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
-    source = model.graph
-    large = [tensor for tensor in source.initializer if math.prod(tensor.dims) > _SMALL]
-    moved = {tensor.name for tensor in large}
-    graph = onnx.GraphProto(name=source.name)
-    for value in source.input:
-        elem = value.type.tensor_type.elem_type
-        graph.input.append(onnx.helper.make_tensor_value_info(value.name, elem, inputs[value.name]))
-    graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large)
-    graph.initializer.extend(t for t in source.initializer if t.name not in moved)
-    graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in source.output)
-    graph.node.extend(source.node)
-    return onnx.ModelProto(
-        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions, graph=graph
-    )

@@ -165,7 +165,7 @@ class _Coupler:
         if position is None:
             self.resizes.append(Resize(AttributeSlot(node.index, target, index), term))
             return
-        dim: Dim = self.dims[node.inputs[position]][index or 0]
+        dim: Dim = self.dims[node.inputs[position]].ravel()[index or 0]
         if isinstance(dim.origin, Literal):
             self.resizes.append(Resize(dim.origin, term))
         elif isinstance(dim.origin, AxisSize):

@@ -40,7 +40,9 @@ class PieceMaker:
         names = {name for node in region.nodes for name in (*node.inputs, *node.outputs, *node.captured) if name}
         made = {name for node in region.nodes for name in node.outputs}
         lists = [name for name in names - made if self._is_shape_list(name)]
-        sources = {dim.origin.initializer for n in lists for dim in self._dims[n] if isinstance(dim.origin, Literal)}
+        sources = {
+            dim.origin.initializer for n in lists for dim in self._dims[n].ravel() if isinstance(dim.origin, Literal)
+        }
         owners: list[str | int] = [*sources, *(node.index for node in region.nodes)]
         concerned = [resize for owner in owners for resize in self._resizes.get(owner, ())]
         values, attributes = resized(self._network, concerned, widths)
@@ -49,7 +51,9 @@ class PieceMaker:
             inputs=tuple(name for name in region.inputs if name not in lists),
             outputs=region.outputs,
             shapes={name: self._shape(name, widths) for name in names if name in self._network.shapes},
-            integers={name: tuple(self._value(dim, values, widths) for dim in self._dims[name]) for name in lists},
+            integers={
+                name: tuple(self._value(dim, values, widths) for dim in self._dims[name].ravel()) for name in lists
+            },
             attributes=attributes,
         )
 

@@ -61,7 +61,7 @@ class View:
     def ints(self, i: int) -> tuple[int, ...] | None:
         """The values of an integer input, None where they depend on data."""
         dims = self.dims.get(self.node.inputs[i]) if self.has(i) else None
-        return None if dims is None else tuple(dim.value for dim in dims)
+        return None if dims is None else tuple(dim.value for dim in dims.ravel())
 
     def ints_or_attr(self, i: int, name: str) -> tuple[int, ...] | None:
         """A list that newer opsets pass as input `i` and older ones as an attribute; None where absent or unknown."""
@@ -75,7 +75,8 @@ class View:
         if not self.has(i):
             return float(self.attr(name, default))
         tensor = self.node.inputs[i]
-        return float(self.network.weights[tensor].reshape(-1)[0]) if tensor in self.network.weights else None
+        value = self.network.values.get(tensor)
+        return float(value.reshape(-1)[0]) if value is not None and value.size else None
 
     def axis(self, value: int, rank: int | None = None) -> int:
         """A possibly negative axis of input 0, counted from the front."""
