@@ -101,5 +101,5 @@ def analysis_of(model: onnx.ModelProto | str | Path, locks: tuple[str, ...] = ()
     """The analysis of a copy of a model."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model if isinstance(model, onnx.ModelProto) else onnx.load(str(model)))
-    normalize(proto)
+    normalize(proto, {})
     return analyze(read_network(proto, {}), locks)

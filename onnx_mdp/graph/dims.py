@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,21 @@ class AxisSize:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """Arithmetic on the sizes of axes, which may then not change."""
+
+    sources: frozenset[AxisSize]
+
+
+Origin = Literal | AxisSize | Computed
+
+
+@dataclass(frozen=True)
 class Dim:
     """One element of an integer tensor: its value at the network's input shapes and where it comes from."""
 
     value: int
-    origin: Literal | AxisSize | None
+    origin: Origin
 
 
 Dims = NDArray[np.object_]
@@ -54,7 +65,7 @@ def follow_dims(network: Network) -> Mapping[str, Dims]:
     known: dict[str, Dims] = {}
     for name in network.weights:
         if network.types[name] in _INTEGERS and name in network.values and network.values[name].size <= _LIMIT:
-            known[name] = _array(network.values[name], lambda i, name=name: Literal(name, i))
+            known[name] = _array(network.values[name], partial(Literal, name))
     for node in network.nodes:
         for k, name in enumerate(node.outputs):
             value = network.values.get(name)
@@ -63,7 +74,7 @@ def follow_dims(network: Network) -> Mapping[str, Dims]:
     return known
 
 
-def _array(value: NDArray[Any], origin: Callable[[int], Literal | AxisSize | None]) -> Dims:
+def _array(value: NDArray[Any], origin: Callable[[int], Origin]) -> Dims:
     result = np.empty(value.size, object)
     result[:] = [Dim(int(v), origin(i)) for i, v in enumerate(value.ravel())]
     return result.reshape(value.shape)
@@ -78,10 +89,24 @@ def _followed(network: Network, node: Node, output: int, value: NDArray[Any], kn
     if replay is not None and node.inputs[0] in {*known, *network.values}:
         operands = [known.get(name, network.values.get(name)) if name else None for name in node.inputs]
         moved = np.asarray(replay(node, operands)[output], object)
-        if moved.shape == value.shape and all(isinstance(d, Dim) for d in moved.ravel()):
-            if [d.value for d in moved.ravel()] == value.ravel().tolist():
-                return moved
-    return _array(value, lambda i: None)
+        if moved.shape == value.shape and [_value(d) for d in moved.ravel()] == value.ravel().tolist():
+            return moved
+    inputs = [dim for name in node.inputs if name in known for dim in known[name].ravel()]
+    computed = Computed(frozenset().union(*(sources(dim) for dim in inputs)))
+    return _array(value, lambda i: computed)
+
+
+def sources(dim: Dim) -> frozenset[AxisSize]:
+    """The axes whose sizes an element was computed from."""
+    return dim.origin.sources if isinstance(dim.origin, Computed) else _own(dim.origin)
+
+
+def _own(origin: Literal | AxisSize) -> frozenset[AxisSize]:
+    return frozenset({origin}) if isinstance(origin, AxisSize) else frozenset()
+
+
+def _value(element: Any) -> int | None:
+    return element.value if isinstance(element, Dim) else None
 
 
 def _ints(operand: Any) -> list[int]:
@@ -92,6 +117,11 @@ def _axes(node: Node, operands: list[Any], default: list[int]) -> list[int]:
     if len(operands) > 1 and operands[1] is not None:
         return _ints(operands[1])
     return list(node.attributes.get("axes", default))
+
+
+def _gather(node: Node, operands: list[Any]) -> list[Any]:
+    picks = np.reshape(_ints(operands[1]), operands[1].shape).astype(np.int64)
+    return [np.take(operands[0], picks, node.attributes.get("axis", 0))]
 
 
 def _slice(node: Node, operands: list[Any]) -> Any:
@@ -131,12 +161,8 @@ def _where(node: Node, operands: list[Any]) -> list[Any]:
 
 _REPLAYS: dict[str, _Replay] = {
     **dict.fromkeys(("Identity", "Cast"), lambda node, operands: [operands[0]]),
-    "Concat": lambda node, operands: [
-        np.concatenate([np.asarray(o, object) for o in operands], node.attributes["axis"])
-    ],
-    "Gather": lambda node, ops: [
-        np.take(ops[0], np.reshape(_ints(ops[1]), ops[1].shape), node.attributes.get("axis", 0))
-    ],
+    "Concat": lambda node, operands: [np.concatenate(operands, node.attributes["axis"])],
+    "Gather": _gather,
     "Slice": lambda node, operands: [_slice(node, operands)],
     "Split": _split,
     "Squeeze": lambda node, operands: [np.squeeze(operands[0], tuple(_axes(node, operands, [])) or None)],

@@ -1,6 +1,7 @@
 """Lossless rewrites that let every later stage see one form: weights are initializers, each with one use.
 
-* `Constant` nodes become initializers.
+* Model-local functions are inlined, `Constant` nodes become initializers.
+* What depends neither on data nor on a symbolic size is folded (`onnx_mdp.graph.fold`).
 * Initializers that are also graph inputs stop being inputs (a cut weight could not be overridden anyway).
 * A vector or an integer list with several uses gets one copy per use. Exporters merge equal biases of unrelated
   layers, and one shared shape list would tie every layer that reads it. Weights of two and more dimensions are
@@ -11,19 +12,30 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from onnx.inliner import inline_local_functions
+
+from onnx_mdp.graph.fold import fold
+from onnx_mdp.graph.shapes import Shape
 
 COPY_MARK = "::use"
 INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
 
 
-def normalize(model: onnx.ModelProto) -> None:
-    """Bring the model into normal form, in place; the function it computes does not change."""
+def normalize(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
+    """Bring the model into normal form, in place; the function it computes does not change.
+
+    `asked` are the shapes of dynamic inputs, as for `onnx_mdp.graph.shapes.input_shapes`.
+    """
+    if model.functions:
+        model.CopyFrom(inline_local_functions(model))
     _constants_to_initializers(model.graph)
     _drop_weight_inputs(model.graph)
+    fold(model, asked)
     _copy_shared(model.graph)
 
 

@@ -30,6 +30,18 @@ def input_shapes(graph: onnx.GraphProto, asked: Mapping[str, Shape]) -> dict[str
     return {name: _concrete(value, asked.get(name)) for name, value in inputs.items()}
 
 
+def other_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The same inputs with every symbolic dimension doubled, and a symbolic batch of one made three."""
+    declared = {name: dims(value) for name, value in _inputs(graph).items()}
+    return {
+        name: tuple(
+            size if (declared[name] or [None] * len(shape))[i] is not None else 3 if i == 0 and size == 1 else 2 * size
+            for i, size in enumerate(shape)
+        )
+        for name, shape in shapes.items()
+    }
+
+
 def _inputs(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
     weights = {tensor.name for tensor in graph.initializer}
     return {value.name: value for value in graph.input if value.name not in weights}

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from onnx_mdp.axes.terms import Factor, Term, fresh, leaves
 from onnx_mdp.axes.unify import MisalignedError, Unifier
-from onnx_mdp.graph.dims import AxisSize, Dim, Dims, Literal, follow_dims
+from onnx_mdp.graph.dims import AxisSize, Computed, Dim, Dims, Literal, follow_dims
 from onnx_mdp.graph.network import FLOATS, Network, Node
 from onnx_mdp.groups.zero import Zero, zero_factors
 from onnx_mdp.rules import Refusal, View, line_of
@@ -124,6 +124,7 @@ class _Coupler:
         self.freezes.extend((term, freeze) for term in self._axes_of(name))
 
     def _add(self, node: Node) -> None:
+        self._pin_computed_sizes(node)
         view = View(node, self.network, self.dims)
         line = line_of(view)
         if isinstance(line, Refusal):
@@ -172,6 +173,15 @@ class _Coupler:
             self._unify(term, self._axes_of(dim.origin.tensor)[dim.origin.axis], node)
         else:
             self.freezes.append((term, Freeze("its size is computed from other sizes", _place(node))))
+
+    def _pin_computed_sizes(self, node: Node) -> None:
+        """Arithmetic on sizes that ends in this node: the axes it started from may not change."""
+        if any(name in self.dims for name in node.outputs):
+            return  # the arithmetic goes on
+        dims = [dim for name in node.inputs if name in self.dims for dim in self.dims[name].ravel()]
+        pinned = {axis for dim in dims if isinstance(dim.origin, Computed) for axis in dim.origin.sources}
+        freeze = Freeze("a size is computed from it", _place(node))
+        self.freezes.extend((self._axes_of(axis.tensor)[axis.axis], freeze) for axis in pinned)
 
     def _note_contractions(
         self, node: Node, line: Line, operands: list[tuple[Operand, str]], terms: Mapping[str, Term]

@@ -8,9 +8,10 @@ import onnx
 
 from onnx_mdp.config import ApplyOptions, parse_shapes
 from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.graph.load import load
 from onnx_mdp.graph.save import save_model
 from onnx_mdp.groups.find import analyze
-from onnx_mdp.pipeline.stages import ModelLike, check_output, network_of, read
+from onnx_mdp.pipeline.stages import ModelLike, check_output, network_of
 from onnx_mdp.rewrite.plan import from_json, plan_edits, read_plan
 from onnx_mdp.runtime.registry import open_runtime
 from onnx_mdp.verify.oracle import Proof, prove
@@ -25,12 +26,12 @@ def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = Non
     """
     options = options or ApplyOptions()
     content = read_plan(Path(plan))
-    source, normal = read(model)
+    source, proto = load(model)
     check_output(options.output, source, force=options.force)
-    network, _ = network_of(normal, parse_shapes(options.shape), None)
+    network, _ = network_of(proto, parse_shapes(options.shape), None)
     analysis = analyze(network)
     cut = from_json(analysis, content)
-    pruned = rewrite(normal, plan_edits(analysis, cut))
+    pruned = rewrite(proto, plan_edits(analysis, cut))
     proof = prove(source, analysis, cut, pruned, open_runtime(options.runtime, 1), [])
     if options.output:
         save_model(pruned, options.output, external=source.external)

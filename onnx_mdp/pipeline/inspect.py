@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from onnx_mdp.config import InspectOptions, parse_shapes
+from onnx_mdp.graph.load import load
 from onnx_mdp.groups.find import Analysis, analyze
-from onnx_mdp.pipeline.stages import ModelLike, network_of, read
+from onnx_mdp.pipeline.stages import ModelLike, network_of
 
 
 def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str, Any]:
     """Groups, blocks and locked dimensions of a model, as plain data."""
     options = options or InspectOptions()
-    source, normal = read(model)
-    network, _ = network_of(normal, parse_shapes(options.shape), None)
+    source, proto = load(model)
+    network, _ = network_of(proto, parse_shapes(options.shape), None)
     analysis = analyze(network, options.lock)
     return {
         "model": source.name,

@@ -35,7 +35,7 @@ from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.reporting import Outcome, make_report
-from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, check_output, network_of, read
+from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, check_output, network_of
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.report.facts import Report
 from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
@@ -129,13 +129,13 @@ class _Prune:
         choose_scorer(options.importance, has_inputs=inputs is not None)
         runtime = open_runtime(options.runtime, options.threads)
         with self.clock.stage("load"):
-            source, normal = read(model)
+            source, proto = load(model)
             check_output(options.output, source, force=options.force)
             for path in (options.report, options.plan):
                 if path:
                     check_writable(path)
         with self.clock.stage("analyze"):
-            network, samples = network_of(normal, parse_shapes(options.shape), inputs)
+            network, samples = network_of(proto, parse_shapes(options.shape), inputs)
             analysis = analyze_or_refuse(network, options.lock, source.name)
         with self.clock.stage("score"):
             scorer = make_scorer(options.importance, analysis, samples, runtime, self.listener.step)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from onnx_mdp.errors import DynamicShapeError, NothingToPruneError, OutputError
-from onnx_mdp.graph.load import Source, load
+from onnx_mdp.graph.load import Source
 from onnx_mdp.graph.network import Network, read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.save import check_writable
@@ -45,24 +45,25 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def read(model: ModelLike) -> tuple[Source, onnx.ModelProto]:
-    """The model as given, and in normal form."""
-    source, proto = load(model)
-    normalize(proto)
-    return source, proto
-
-
 def network_of(
     model: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: InputsLike | None
 ) -> tuple[Network, Inputs | None]:
-    """The network at concrete shapes; calibration inputs settle dynamic sizes that --shape leaves open."""
+    """The network at concrete shapes; calibration inputs settle dynamic sizes that --shape leaves open.
+
+    The model is brought into normal form in place.
+    """
     if inputs is None:
-        return read_network(model, shapes), None
+        return _network(model, shapes), None
     declared = declared_inputs(model.graph)
     specs = tuple(_spec(name, elem, dims, shapes.get(name)) for name, (elem, dims) in declared.items())
     loaded = load_inputs(inputs, specs)
     settled = {spec.name: (spec.batch or 1, *loaded.arrays[spec.name].shape[1:]) for spec in specs}
-    return read_network(model, {**settled, **shapes}), loaded
+    return _network(model, {**settled, **shapes}), loaded
+
+
+def _network(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Network:
+    normalize(model, shapes)
+    return read_network(model, shapes)
 
 
 def _spec(name: str, elem: Any, dims: list[int | None] | None, asked: Shape | None) -> InputSpec:

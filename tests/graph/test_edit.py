@@ -18,7 +18,7 @@ from tests.conftest import MODELS, build_model
 @pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_vit.onnx"])
 def test_rewriting_without_edits_keeps_every_node_and_weight(name: str) -> None:
     model, normal = onnx.load(str(MODELS / name)), onnx.load(str(MODELS / name))
-    normalize(normal)
+    normalize(normal, {})
     same = rewrite(normal, Edits())
     nodes = {n.output[0]: n.SerializeToString(deterministic=True) for n in model.graph.node}
     assert {n.output[0]: n.SerializeToString(deterministic=True) for n in same.graph.node} == nodes
@@ -84,7 +84,7 @@ def test_copies_that_stay_equal_are_merged_again() -> None:
         helper.make_node("Add", ["c", "b"], ["y"]),
     ]
     model = build_model(nodes, {"x": (1, 8)}, ["y"], {"b": (8,)})
-    normalize(model)
+    normalize(model, {})
     assert len(model.graph.initializer) == 3
     assert [t.name for t in rewrite(model, Edits()).graph.initializer] == ["b"]
     first, second = np.arange(4), np.arange(4, 8)

@@ -113,7 +113,7 @@ def test_normal_form_turns_constants_into_initializers_and_unties_vectors() -> N
         helper.make_node("Mul", ["b", "k"], ["y"]),
     ]
     model = build_model(nodes, {"x": (1, 2)}, ["y"], {})
-    normalize(model)
+    normalize(model, {})
     assert [n.op_type for n in model.graph.node] == ["Add", "Mul", "Mul"]
     assert sorted(t.name for t in model.graph.initializer) == ["c", "c::use1", "k"]
     onnx.checker.check_model(model)
@@ -123,6 +123,6 @@ def test_weights_listed_as_inputs_are_weights() -> None:
     model = build_model([helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": (1, 4)}, ["y"], {"w": (4, 2)})
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, (4, 2)))
     source, proto = load(model)
-    normalize(proto)
+    normalize(proto, {})
     assert [value.name for value in proto.graph.input] == ["x"]
     assert [name for name, _, _ in source.signature[0]] == ["x"]

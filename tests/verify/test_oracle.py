@@ -26,7 +26,7 @@ Cut = tuple[Source, Analysis, Plan, onnx.ModelProto]
 @pytest.fixture
 def cut(cnn: Path) -> Cut:
     source, proto = load(cnn)
-    normalize(proto)
+    normalize(proto, {})
     analysis = analyze(read_network(proto, {}))
     plan = random_plan(analysis, 3, blocks=True)
     return source, analysis, plan, rewrite(proto, plan_edits(analysis, plan))
