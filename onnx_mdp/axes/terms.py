@@ -60,6 +60,8 @@ UNIT = Prod(())
 
 def fresh(size: int) -> Term:
     """A new term of `size` positions that nothing is known of yet."""
+    if size == 0:
+        return Sum(())
     return UNIT if size == 1 else Factor(size)
 
 

@@ -20,11 +20,9 @@ from onnx_mdp.graph.shapes import Array, Shape, input_shapes, other_shapes
 def fold(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
     """Replace nodes whose outputs are constant at every size the model admits, in place."""
     graph = model.graph
-    shapes = input_shapes(graph, asked)
-    values = infer(model, shapes).values
-    other = other_shapes(graph, shapes)
-    if other != shapes:
-        values = _common(values, infer(model, other).values)
+    values = _constants(model, asked)
+    while _inline_branches(graph, values):
+        values = _constants(model, asked)
     outputs = {value.name for value in graph.output}
     kept: list[onnx.NodeProto] = []
     folded: dict[str, Array] = {}
@@ -36,6 +34,14 @@ def fold(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
             kept.append(node)
     if folded:
         _replace(graph, kept, folded)
+
+
+def _constants(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> dict[str, Array]:
+    """The values that are the same at two sets of sizes."""
+    shapes = input_shapes(model.graph, asked)
+    values = infer(model, shapes).values
+    other = other_shapes(model.graph, shapes)
+    return values if other == shapes else _common(values, infer(model, other).values)
 
 
 def _common(first: Mapping[str, Array], second: Mapping[str, Array]) -> dict[str, Array]:
@@ -68,3 +74,56 @@ def _names_read(graph: onnx.GraphProto) -> set[str]:
             for inner in (attribute.g, *attribute.graphs):
                 used |= _names_read(inner)
     return used
+
+
+def _inline_branches(graph: onnx.GraphProto, values: Mapping[str, Array]) -> bool:
+    """Put the taken branch in place of every If whose condition is constant; tells whether there was one."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        taken = _taken_branch(node, values)
+        if taken is None:
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        else:
+            nodes += _inlined(graph, node, taken)
+    changed = len(nodes) != len(graph.node) or any(
+        a.op_type != b.op_type for a, b in zip(nodes, graph.node, strict=True)
+    )
+    if changed:
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return changed
+
+
+def _taken_branch(node: onnx.NodeProto, values: Mapping[str, Array]) -> onnx.GraphProto | None:
+    condition = values.get(node.input[0]) if node.op_type == "If" else None
+    if condition is None or condition.size != 1:
+        return None
+    name = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
+    return next(attribute.g for attribute in node.attribute if attribute.name == name)
+
+
+def _inlined(graph: onnx.GraphProto, node: onnx.NodeProto, branch: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The branch's nodes under names of their own, and its outputs under the node's."""
+    owned = {name for inner in branch.node for name in inner.output if name} | {t.name for t in branch.initializer}
+    names = {name: f"{node.output[0]}/{name}" for name in owned}
+    for tensor in branch.initializer:
+        copy = graph.initializer.add()
+        copy.CopyFrom(tensor)
+        copy.name = names[tensor.name]
+    result = [_renamed(inner, names) for inner in branch.node]
+    for output, value in zip(node.output, branch.output, strict=True):
+        source = names.get(value.name, value.name)
+        result.append(onnx.helper.make_node("Identity", [source], [output], name=f"{output}/branch"))
+    return result
+
+
+def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    copy = onnx.NodeProto.FromString(node.SerializeToString())
+    copy.input[:] = [names.get(name, name) for name in node.input]
+    copy.output[:] = [names.get(name, name) for name in node.output]
+    for attribute in copy.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            renamed = [_renamed(n, names) for n in inner.node]
+            del inner.node[:]
+            inner.node.extend(renamed)
+    return copy

@@ -95,7 +95,7 @@ class _Inference:
             if value is None:
                 continue
             sizes = dims(value)
-            known = sizes is not None and None not in sizes and all(size != 0 for size in sizes)
+            known = sizes is not None and None not in sizes
             trusted = name in found or self._is_static(node)
             shape = tuple(d for d in sizes or () if d is not None) if known and trusted else None
             self._learn(name, value.type.tensor_type.elem_type, shape)

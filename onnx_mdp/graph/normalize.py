@@ -36,6 +36,7 @@ def normalize(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
     _constants_to_initializers(model.graph)
     _drop_weight_inputs(model.graph)
     fold(model, asked)
+    _constants_to_initializers(model.graph)  # of branches that were inlined
     _copy_shared(model.graph)
 
 
