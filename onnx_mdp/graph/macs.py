@@ -1,0 +1,65 @@
+"""Multiply-accumulate operations of a network: the field's measure of work, beside latency and parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from onnx_mdp.graph.network import Network, Node
+from onnx_mdp.graph.shapes import Shape
+
+
+def node_macs(network: Network) -> Mapping[int, int]:
+    """Multiply-accumulates of each contracting node, by its index; other operators count nothing, as is usual."""
+    return {node.index: macs for node in network.nodes if (macs := _macs(network, node))}
+
+
+def _macs(network: Network, node: Node) -> int:
+    count = _COUNTS.get(node.op)
+    known = [name for name in (*node.inputs[:2], node.outputs[0]) if name in network.shapes]
+    if count is None or len(known) < 3:
+        return 0
+    x, w, y = (network.shapes[name] for name in known)
+    return count(node, x, w, y)
+
+
+def _conv(node: Node, x: Shape, w: Shape, y: Shape) -> int:
+    return math.prod(y) * math.prod(w[1:])
+
+
+def _conv_transpose(node: Node, x: Shape, w: Shape, y: Shape) -> int:
+    return math.prod(x) * math.prod(w[1:])
+
+
+def _matmul(node: Node, x: Shape, w: Shape, y: Shape) -> int:
+    contracted = x[0 if node.attributes.get("transA", 0) else -1] if x else 1
+    return math.prod(y) * contracted
+
+
+def _einsum(node: Node, x: Shape, w: Shape, y: Shape) -> int:
+    """The product of all letters' sizes; an ellipsis counts through the output."""
+    left, _, right = str(node.attributes["equation"]).replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    for letters, shape in zip(left.split(","), (x, w), strict=False):
+        sizes |= _letter_sizes(letters, shape)
+    return math.prod(y) * math.prod(size for letter, size in sizes.items() if letter not in right)
+
+
+def _letter_sizes(letters: str, shape: Sequence[int]) -> dict[str, int]:
+    before, _, after = letters.partition("...")
+    return dict(zip(before, shape, strict=False)) | dict(zip(reversed(after), reversed(shape), strict=False))
+
+
+def _attention(node: Node, x: Shape, w: Shape, y: Shape) -> int:
+    """Queries times keys, and as much again for the values."""
+    tokens = w[-2]
+    return (math.prod(x) + math.prod(y)) * tokens
+
+
+_COUNTS: dict[str, Callable[[Node, Shape, Shape, Shape], int]] = {
+    **dict.fromkeys(("Conv", "FusedConv", "ConvInteger"), _conv),
+    "ConvTranspose": _conv_transpose,
+    **dict.fromkeys(("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger"), _matmul),
+    "Einsum": _einsum,
+    **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention),
+}
