@@ -15,7 +15,7 @@ from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.blocks import Block
 from onnx_mdp.groups.couple import Coupling, Resize
 
-_DEFAULTS = {"epsilon": 1e-5}  # of normalizations
+_EPSILON = {"SkipSimplifiedLayerNormalization": 1e-12}  # defaults; 1e-5 for all others
 Values = dict[str, dict[int, int]]
 Attributes = dict[int, dict[str, Any]]
 
@@ -71,7 +71,8 @@ def rescaled(coupling: Coupling, widths: Mapping[Factor, int], attributes: Attri
         if isinstance(slot, str):
             scales[slot] = np.asarray(scale, coupling.network.dtype(slot))
         else:
-            value = coupling.network.nodes[slot.node].attributes.get(slot.name, _DEFAULTS.get(slot.name))
+            node = coupling.network.nodes[slot.node]
+            value = node.attributes.get(slot.name, _EPSILON.get(node.op, 1e-5))
             attributes.setdefault(slot.node, {})[slot.name] = value * scale
     return scales
 
