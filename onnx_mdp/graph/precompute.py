@@ -18,8 +18,8 @@ from onnx_mdp.graph.fold import names_read_inside
 from onnx_mdp.graph.shapes import Array
 
 _MOVES = {
-    *("Cast", "CastLike", "Concat", "DequantizeLinear", "Expand", "Flatten", "QuantizeLinear", "Reshape", "Slice"),
-    *("Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    *("Cast", "CastLike", "Concat", "DequantizeLinear", "Expand", "Flatten", "QuantizeLinear", "Reshape", "Resize"),
+    *("Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 }
 _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
