@@ -121,6 +121,8 @@ def test_inspect_as_text_and_json(capsys: pytest.CaptureFixture[str], vit: Path)
     assert status == 0
     assert "layers.0.attn.qkv/head" in out
     assert "statistics" in out
+    assert "prunable: 463,680 parameters (96.8%)" in out
+    assert "what locks the rest" in out
     status, out, _ = run(capsys, "inspect", vit, "--json")
     found = json.loads(out)
     assert {group["kind"] for group in found["groups"]} == {"head", "head_dim", "hidden"}
@@ -128,6 +130,13 @@ def test_inspect_as_text_and_json(capsys: pytest.CaptureFixture[str], vit: Path)
     (stream,) = [entry for entry in found["locked"] if entry["units"] == 96]
     assert "its statistics are taken over it (LayerNormalization" in stream["reasons"][0]
     assert found["unknown_operators"] == {}
+    share = found["prunable"]
+    assert share["parameters_share"] == share["parameters"] / share["parameters_total"]
+    assert 0.9 < share["macs_share"] == share["macs"] / share["macs_total"] < 1
+    first, *rest = found["locked_by"]
+    assert first["reason"] == "its statistics are taken over it"
+    assert first["example"].startswith("LayerNormalization")
+    assert all(first["parameters"] >= row["parameters"] > 0 for row in rest)
 
 
 def test_apply_writes_and_says_so(capsys: pytest.CaptureFixture[str], cnn: Path, tmp_path: Path) -> None:
