@@ -19,7 +19,7 @@ from onnx_mdp.axes.terms import Factor, Prod, Term, fold, leaves
 from onnx_mdp.graph.dims import Literal, follow_dims
 from onnx_mdp.graph.network import Node
 from onnx_mdp.graph.shapes import Shape
-from onnx_mdp.groups.couple import AttributeSlot, Freeze, Resize
+from onnx_mdp.groups.couple import AttributeSlot, Freeze, Rescale, Resize
 from onnx_mdp.groups.find import Analysis, Group, Locked
 from onnx_mdp.groups.zero import carried
 from onnx_mdp.rules import Refusal, View, text_of
@@ -93,8 +93,17 @@ class ResizeEntry:
 
 
 @dataclass(frozen=True)
+class RescaleEntry:
+    """A tensor or a float attribute that is multiplied with a power of the share of a term that is left."""
+
+    target: str
+    term: str
+    power: float
+
+
+@dataclass(frozen=True)
 class GroupEntry:
-    """A group, the weights and computed tensors that carry its units, and the integers that change with it.
+    """A group, the weights and computed tensors that carry its units, and the numbers that change with it.
 
     `block` is the smallest removable block that all of its weights lie in.
     """
@@ -107,6 +116,7 @@ class GroupEntry:
     members: tuple[MemberEntry, ...]
     tensors: tuple[TensorAxes, ...]
     resizes: tuple[ResizeEntry, ...]
+    rescales: tuple[RescaleEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -184,7 +194,9 @@ class Explainer:
             for name in self.tensors()
             if name not in self._network.weights and group.factor in carried(self._axes.get(name, ()))
         ]
-        resizes = [resize for resize in self._analysis.coupling.resizes if group.factor in leaves(resize.term)]
+        coupling = self._analysis.coupling
+        resizes = [resize for resize in coupling.resizes if group.factor in leaves(resize.term)]
+        rescales = [rescale for rescale in coupling.rescales if group.factor in leaves(rescale.term)]
         return GroupEntry(
             name=group.name,
             kind=group.kind,
@@ -194,6 +206,7 @@ class Explainer:
             members=self._members(group.factor, group.members),
             tensors=tuple(map(self._shown, carriers)),
             resizes=tuple(dict.fromkeys(map(self._resize, resizes))),
+            rescales=tuple(map(self._rescale, rescales)),
         )
 
     def _locked(self, locked: Locked) -> LockedEntry:
@@ -245,6 +258,10 @@ class Explainer:
 
     def _resize(self, resize: Resize) -> ResizeEntry:
         return ResizeEntry(self._slot(resize.slot), resize.term.size, self._spell(resize.term))
+
+    def _rescale(self, rescale: Rescale) -> RescaleEntry:
+        target = rescale.target if isinstance(rescale.target, str) else self._slot(rescale.target)
+        return RescaleEntry(target, self._spell(rescale.term), rescale.power)
 
     def _slot(self, slot: Literal | AttributeSlot) -> str:
         if isinstance(slot, Literal):

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from onnx_mdp.axes.terms import Factor, Prod, Term, leaves, size
+from onnx_mdp.axes.terms import Factor, Prod, Term, factors, leaves, size
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.groups.blocks import Block, find_blocks
 from onnx_mdp.groups.couple import Coupling, Freeze, couple
 from onnx_mdp.groups.zero import carried
 
 _GENERATED = re.compile(r"(onnx::|val_|_v_|v\d|w_\d|\d)")
+_FUSED_ATTENTION = ("Attention", "MultiHeadAttention")
 _SUFFIX = re.compile(r"[._/](weight|bias|kernel|gamma|beta|W|b)$")
 
 
@@ -200,7 +201,21 @@ def _attention_roles(coupling: Coupling) -> _Roles:
         batch |= left & right & out
         contracted |= set(leaves(contraction.term))
         free |= (left ^ right) & out
+    for node in coupling.network.nodes:
+        if node.op in _FUSED_ATTENTION and node.index in coupling.lines:
+            heads, width = _heads_and_width(coupling.axes[node.outputs[0]])
+            batch |= heads
+            free |= width
+            contracted |= {leaf for c in coupling.contractions if c.node is node for leaf in leaves(c.term)} - heads
     return _Roles(frozenset(batch), frozenset(contracted), frozenset(free))
+
+
+def _heads_and_width(output: tuple[Term, ...]) -> tuple[set[Factor], set[Factor]]:
+    """The factors of a fused attention's result that count heads, and those of the values' width."""
+    if len(output) == 4:
+        return set(leaves(output[1])), set(leaves(output[3]))
+    *heads, width = factors(output[-1])
+    return {leaf for part in heads for leaf in leaves(part)}, set(leaves(width))
 
 
 def _named(groups: Sequence[Group]) -> list[Group]:

@@ -115,6 +115,9 @@ def _group(group: GroupEntry) -> Iterator[str]:
     if group.resizes:
         yield "integers that change with it"
         yield from (f"    {resize.slot} = {resize.value} = |{resize.term}|" for resize in group.resizes)
+    if group.rescales:
+        yield "multiplied with a power of the share that is left"
+        yield from (f"    {scale.target} times |{scale.term}|^{scale.power:g}" for scale in group.rescales)
 
 
 def _locked(locked: LockedEntry, count: int) -> Iterator[str]:

@@ -80,6 +80,21 @@ def test_members_and_integers_are_what_a_cut_changes(vit: Path, cnn: Path) -> No
             assert {resize.slot.split(" of ")[0] for resize in found.resizes} == changed
 
 
+def test_scales_that_change_with_a_group_are_named() -> None:
+    """An RMS norm over fewer units needs another scale and epsilon."""
+    nodes = [
+        node("Gemm", ["x", "w1"], ["a"]),
+        node("RMSNormalization", ["a", "scale"], ["b"], name="norm"),
+        node("Gemm", ["b", "w2"], ["y"]),
+    ]
+    model = build_model(nodes, {"x": (2, 3)}, ["y"], {"w1": (3, 8), "scale": (8,), "w2": (8, 2)}, opset=23)
+    found = group(analysis_of(model), "w1").rescales
+    assert [(r.target, r.term, r.power) for r in found] == [
+        ("scale", "w1", -0.5),
+        ("epsilon of RMSNormalization norm", "w1", -1),
+    ]
+
+
 def test_tensors_of_a_group_are_computed_ones_that_carry_it(cnn: Path) -> None:
     found = group(analysis_of(cnn), "stem")
     assert {"relu", "add_40", "add_76"} <= {t.name for t in found.tensors}
@@ -115,18 +130,20 @@ def test_lock_by_request_shows_as_frozen(cnn: Path) -> None:
 def test_refused_operator_says_so_and_freezes() -> None:
     nodes = [
         node("Gemm", ["x", "w"], ["a"]),
-        node("TopK", ["a", "k"], ["v", "i"], name="top"),
-        node("NonZero", ["v"], ["y"], name="nonzero"),
+        node("Mystery", ["a"], ["b"], name="mystery", domain="test"),
+        node("Relu", ["b"], ["c"], name="after"),
+        node("Relu", ["a"], ["y"]),
     ]
-    model = build_model(nodes, {"x": (2, 3)}, ["i"], {"w": (3, 8), "k": np.array([8], np.int64)})
+    model = build_model(nodes, {"x": (2, 3)}, ["y"], {"w": (3, 8)})
+    model.opset_import.append(onnx.helper.make_opsetid("test", 1))
     analysis = analysis_of(model)
     overview = Explainer(analysis).explain("m", None).nodes
-    assert [(n.name, n.refusal) for n in overview[1:]] == [
-        ("top", "operator TopK has no rule"),
-        ("nonzero", "operator NonZero has no rule"),
+    assert [(n.name, n.refusal) for n in overview[1:3]] == [
+        ("mystery", "operator Mystery has no rule"),
+        ("after", "a shape is known only when it runs: that of b"),
     ]
-    assert overview[2].outputs[0].axes is None, "its shape depends on data"
-    assert Freeze("operator TopK has no rule", "TopK top") in tensor(analysis, "w").factors[1].reasons
+    assert overview[1].outputs[0].shape is None
+    assert Freeze("operator Mystery has no rule", "Mystery mystery") in tensor(analysis, "w").factors[1].reasons
 
 
 def test_axes_without_weights_are_no_group() -> None:
