@@ -49,9 +49,14 @@ class Locked:
     """A dimension of the weights that may not be cut, and why."""
 
     name: str
-    units: int
+    factor: Factor
     reasons: tuple[Freeze, ...]
     members: tuple[tuple[str, int], ...]
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return self.factor.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +72,16 @@ class Analysis:
     def network(self) -> Network:
         """The network that was analyzed."""
         return self.coupling.network
+
+    @cached_property
+    def by_factor(self) -> Mapping[Factor, Group]:
+        """The group of each factor that may be cut."""
+        return {group.factor: group for group in self.groups}
+
+    @cached_property
+    def reasons(self) -> Mapping[Factor, tuple[Freeze, ...]]:
+        """Why each factor that may not be cut is locked, whether by the network or by request."""
+        return {**self.coupling.frozen, **{locked.factor: locked.reasons for locked in self.locked}}
 
     @cached_property
     def homes(self) -> Mapping[str, str]:
@@ -90,7 +105,7 @@ def analyze(network: Network, locks: Iterable[str] = ()) -> Analysis:
     for factor, members in coupling.members.items():
         if factor in coupling.frozen:
             if _on_activations(coupling, members, factor):
-                frozen.append(Locked(_label(coupling, factor, members), factor.size, coupling.frozen[factor], members))
+                frozen.append(Locked(_label(coupling, factor, members), factor, coupling.frozen[factor], members))
         else:
             name = _label(coupling, factor, members)
             free.append(Group(name, _kind(coupling, factor, members, roles), factor, members))
@@ -107,7 +122,9 @@ def _lock(coupling: Coupling, groups: Sequence[Group], frozen: list[Locked], loc
         if pattern is None:
             kept.append(group)
         else:
-            frozen.append(Locked(group.name, group.units, (Freeze("it is locked by request", pattern),), group.members))
+            frozen.append(
+                Locked(group.name, group.factor, (Freeze("it is locked by request", pattern),), group.members)
+            )
     blocks = tuple(block for block in find_blocks(coupling) if matched(block.name) is None)
     return Analysis(coupling, tuple(kept), blocks, tuple(frozen))
 
