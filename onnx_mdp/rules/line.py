@@ -20,14 +20,14 @@ Clauses after the arrow:
     nonzero w                the result is no number where w is zero
     over q|k c               c is summed over although an output or a bias carries it: exact where q or k is zero
     times y |c|^-0.5         what target y has to be multiplied with when c shrinks: a power of the ratio of sizes
-    point w wz               w holds quantized numbers; operand wz (0 if there is none) is what stands for zero
+    point w wz ws            w holds codes (w - wz) ws of numbers; both operands may be absent, `_` stands for the first
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -99,6 +99,15 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Point:
+    """An operand of codes, and the operands of their zero point and scale ("" where there is none)."""
+
+    operand: str
+    zero: str
+    scale: str
+
+
+@dataclass(frozen=True)
 class Line:
     """A parsed rule."""
 
@@ -110,7 +119,7 @@ class Line:
     nonzero: tuple[str, ...] = ()
     overs: tuple[Over, ...] = ()
     times: tuple[Times, ...] = ()
-    points: Mapping[str, str] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
 
 
 def letters(expr: Expr) -> Iterator[Letter]:
@@ -141,7 +150,7 @@ def parse(text: str) -> Line:
         nonzero=tuple(found.get("nonzero", ())),
         overs=tuple(found.get("over", ())),
         times=tuple(found.get("times", ())),
-        points=dict(found.get("point", ())),
+        points=tuple(found.get("point", ())),
     )
 
 
@@ -162,8 +171,8 @@ def _clause(text: str) -> tuple[str, Any]:
                 raise ValueError(f"malformed clause {text!r}")
             return kind, Times(match.group(1), _Reader(match.group(2)).expr(), float(match.group(3)))
         case "point":
-            weight, _, point = rest.partition(" ")
-            return kind, (weight, point)
+            weight, zero_point, scale = [*rest.split(), "", ""][:3]
+            return kind, Point(weight, zero_point.strip("_"), scale)
     if "|" in text:
         return "size", _size(text)
     left, right = text.split(" = ")
