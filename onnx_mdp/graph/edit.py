@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from onnx_mdp.graph.network import divisors
 from onnx_mdp.graph.normalize import is_copy, original_name
 from onnx_mdp.graph.shapes import Array
 
@@ -71,22 +72,25 @@ def sliced(values: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
 def masked(
     model: onnx.ModelProto, slices: Mapping[str, Mapping[int, NDArray[np.int64]]], zeroed: Iterable[str]
 ) -> onnx.ModelProto:
-    """A copy of the model with every dropped position of the slices set to zero, and all of the `zeroed` weights."""
+    """A copy of the model with every dropped position of the slices set to zero, and all of the `zeroed` weights.
+
+    Divisors become one there instead.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    silent = set(zeroed)
+    silent, ones = set(zeroed), divisors(model)
     for tensor in copy.graph.initializer:
         if tensor.name in silent or tensor.name in slices:
             values = np.array(onnx.numpy_helper.to_array(tensor))
-            values[...] = 0 if tensor.name in silent else _zeroed(values, slices[tensor.name])
+            values[...] = 0 if tensor.name in silent else _filled(values, slices[tensor.name], tensor.name in ones)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     return copy
 
 
-def _zeroed(values: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
+def _filled(values: Array, cuts: Mapping[int, NDArray[np.int64]], fill: float) -> Array:
     for axis, kept in cuts.items():
         dropped = np.setdiff1d(np.arange(values.shape[axis]), kept)
-        values[(slice(None),) * axis + (dropped,)] = 0
+        values[(slice(None),) * axis + (dropped,)] = fill
     return values
 
 

@@ -98,6 +98,11 @@ class Network:
             found.setdefault(original_name(name), []).append(name)
         return {name: tuple(names) for names in found.values() if len(names) > 1 for name in names}
 
+    @cached_property
+    def divisors(self) -> frozenset[str]:
+        """The weights that something is divided by."""
+        return divisors(self.model)
+
     def is_float_weight(self, name: str) -> bool:
         """Whether the tensor is an initializer of floating point numbers."""
         return name in self.weights and self.types[name] in FLOATS
@@ -118,6 +123,12 @@ def read_network(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> Network:
         values=facts.values,
         opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
     )
+
+
+def divisors(model: onnx.ModelProto) -> frozenset[str]:
+    """The initializers that something is divided by; masks set them to one, as a zero would leave no numbers."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return frozenset(node.input[1] for node in model.graph.node if node.op_type == "Div") & weights
 
 
 def _node(index: int, node: onnx.NodeProto) -> Node:

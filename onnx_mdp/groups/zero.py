@@ -21,7 +21,7 @@ def zero_factors(network: Network, axes: Axes, lines: Mapping[int, Line]) -> Zer
     """For every tensor, the factors at whose dropped units it is zero once all their weights are."""
     zero: dict[str, frozenset[Factor]] = {}
     for name in network.weights:
-        if network.is_float_weight(name):
+        if network.is_float_weight(name) and name not in network.divisors:
             zero[name] = carried(axes.get(name, ()))
     for node in network.nodes:
         line = lines.get(node.index)

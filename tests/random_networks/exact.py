@@ -1,0 +1,109 @@
+"""The property every network and every plan must have: cutting is masking, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from onnx_mdp.graph.check import check, random_feeds, signature
+from onnx_mdp.graph.edit import masked, rewrite
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.rewrite.plan import Plan, from_json, plan_edits, removed_blocks, to_json
+from onnx_mdp.runtime.base import Array, Feeds, Runtime
+from onnx_mdp.verify.oracle import FP32_TOLERANCE
+from tests.random_networks.networks import Example
+
+Results = list[list[Array]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one comparison is worth.
+
+    Attributes:
+        groups: number of free groups.
+        cut: whether a weight that is still in the pruned network lost units, or a block went.
+        changed: whether masking changed an output of the dense network.
+        varies: whether the pruned network's outputs depend on its inputs.
+    """
+
+    groups: int
+    cut: bool
+    changed: bool
+    varies: bool
+
+
+def draw_plan(data: st.DataObject, analysis: Analysis) -> Plan:
+    """Random units of every group, down to its floor, and random blocks gone; shrinks towards the dense plan."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed of the kept units"))
+    kept = {}
+    for group in analysis.groups:
+        dropped = data.draw(st.integers(0, group.units - group.floor), label=f"cut from {group.name}")
+        kept[group.name] = np.sort(rng.permutation(group.units)[dropped:])
+    removed = [b.name for b in analysis.blocks if data.draw(st.booleans(), label=f"remove {b.name}")]
+    return Plan(kept, tuple(removed))
+
+
+def assert_exact(example: Example, analysis: Analysis, plan: Plan, runtime: Runtime) -> Outcome:
+    """Cut as planned and compare with the masked original, on the batch that was analyzed and on another one."""
+    source, normal = example.model, analysis.network.model
+    edits = plan_edits(analysis, plan)
+    pruned = rewrite(normal, edits)
+    check(pruned)
+    assert signature(pruned) == signature(source)
+    silenced = [name for block in removed_blocks(analysis, plan) for name in block.silenced]
+    feeds = _feeds(example, analysis)
+    dense = _run(runtime, source, feeds)
+    assume(_differ(dense[0], dense[1]))
+    _assert_equal(dense, _run(runtime, normal, feeds), dense)
+    expected = _run(runtime, masked(normal, edits.slices, silenced), feeds)
+    found = _run(runtime, pruned, feeds)
+    _assert_equal(expected, found, dense)
+    alive = {tensor.name for tensor in pruned.graph.initializer}
+    cut = bool(edits.bypasses) or not alive.isdisjoint(edits.slices)
+    changed = any(_differ(a, b) for a, b in zip(dense, expected, strict=True))
+    return Outcome(len(analysis.groups), cut, changed, _differ(found[0], found[1]))
+
+
+def assert_saved_plan_is_the_same(analysis: Analysis, plan: Plan) -> None:
+    """A plan that is written and read back makes the same edits."""
+    again = from_json(analysis, to_json(analysis, plan))
+    first, second = plan_edits(analysis, plan), plan_edits(analysis, again)
+    assert first.slices.keys() == second.slices.keys()
+    for name, cuts in first.slices.items():
+        assert all(np.array_equal(kept, second.slices[name][axis]) for axis, kept in cuts.items())
+    assert (first.values, first.attributes, first.bypasses) == (second.values, second.attributes, second.bypasses)
+
+
+def _feeds(example: Example, analysis: Analysis) -> list[Feeds]:
+    shapes = analysis.network.inputs
+    feeds: list[Feeds] = [random_feeds(example.model, shapes, seed) for seed in (1, 2)]
+    if example.dynamic:
+        larger = {name: (3, *shape[1:]) for name, shape in shapes.items()}
+        feeds.append(random_feeds(example.model, larger, 3))
+    return feeds
+
+
+def _run(runtime: Runtime, model: onnx.ModelProto, feeds: Sequence[Feeds]) -> Results:
+    session = runtime.open(model.SerializeToString())
+    return [session.run(f) for f in feeds]
+
+
+def _assert_equal(expected: Results, found: Results, dense: Results) -> None:
+    """Equal to float noise, relative to each output's largest value, which a mask may leave next to nothing of."""
+    for row in zip(expected, found, dense, strict=True):
+        for a, b, original in zip(*row, strict=True):
+            assert a.shape == b.shape
+            assert np.isfinite(a).all() and np.isfinite(b).all()
+            scale = max(np.abs(a).max(), 1e-3 * np.abs(original).max())
+            error = float(np.abs(a - b).max() / scale) if scale else 0.0
+            assert error <= FP32_TOLERANCE, f"relative error {error:.1e}"
+
+
+def _differ(left: Sequence[Array], right: Sequence[Array]) -> bool:
+    return any(not np.array_equal(a, b) for a, b in zip(left, right, strict=True))
