@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_mdp.graph.network import divisors
+from onnx_mdp.graph.network import find_divisors
 from onnx_mdp.graph.normalize import is_copy, original_name
 from onnx_mdp.graph.shapes import Array
 
@@ -78,7 +78,7 @@ def masked(
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    silent, ones = set(zeroed), divisors(model)
+    silent, ones = set(zeroed), find_divisors(model)
     for tensor in copy.graph.initializer:
         if tensor.name in silent or tensor.name in slices:
             values = np.array(onnx.numpy_helper.to_array(tensor))

@@ -101,7 +101,7 @@ class Network:
     @cached_property
     def divisors(self) -> frozenset[str]:
         """The weights that something is divided by."""
-        return divisors(self.model)
+        return find_divisors(self.model)
 
     def is_float_weight(self, name: str) -> bool:
         """Whether the tensor is an initializer of floating point numbers."""
@@ -125,10 +125,20 @@ def read_network(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> Network:
     )
 
 
-def divisors(model: onnx.ModelProto) -> frozenset[str]:
-    """The initializers that something is divided by; masks set them to one, as a zero would leave no numbers."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return frozenset(node.input[1] for node in model.graph.node if node.op_type == "Div") & weights
+def find_divisors(model: onnx.ModelProto) -> frozenset[str]:
+    """The initializers that something is divided by, as they are or after operators on weights alone.
+
+    Masks set them to one, as a zero would leave no numbers.
+    """
+    roots: dict[str, frozenset[str]] = {tensor.name: frozenset({tensor.name}) for tensor in model.graph.initializer}
+    found: frozenset[str] = frozenset()
+    for node in model.graph.node:
+        inputs = [name for name in node.input if name]
+        if node.op_type == "Div":
+            found |= roots.get(inputs[1], frozenset())
+        if inputs and all(name in roots for name in inputs):
+            roots.update((name, frozenset().union(*(roots[i] for i in inputs))) for name in node.output)
+    return found
 
 
 def _node(index: int, node: onnx.NodeProto) -> Node:

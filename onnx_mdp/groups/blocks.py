@@ -116,6 +116,6 @@ def _silence(coupling: Coupling, tensor: str, inside: frozenset[int]) -> list[st
 
 
 def _owned(network: Network, name: str, inside: frozenset[int]) -> bool:
-    """Whether an initializer is a weight of the block alone: no scalar of a formula, no divisor, and read nowhere else."""
+    """Whether an initializer is a weight of the block alone: no scalar, no divisor, and read nowhere else."""
     weight = math.prod(network.shapes[name]) > 1 and name not in network.divisors
     return weight and all(reader.index in inside for reader in network.consumers[name])

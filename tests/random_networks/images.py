@@ -16,7 +16,7 @@ from tests.random_networks.layers import (
     layer_norm,
     linear,
     part,
-    unknown,
+    unusual,
 )
 from tests.random_networks.net import Net, Tensor
 
@@ -25,8 +25,9 @@ WIDEST = 24
 
 def conv(net: Net, x: Tensor, out: int, *, kernel: int = 1, group: int = 1, stride: int = 1) -> Tensor:
     """A convolution that keeps the size at stride one."""
-    fan = x.shape[1] // group * kernel**2
-    w = net.weight(out, x.shape[1] // group, kernel, kernel, fan=fan)
+    w = net.weight(out, x.shape[1] // group, kernel, kernel, fan=x.shape[1] // group * kernel**2)
+    if net.rarely():  # weight normalization
+        w = net.op("Mul", w, net.vector(out, 0.5, 1.5, trailing=3))
     bias = [net.vector(out)] if net.pick(True, False) else []
     window = {"auto_pad": "SAME_UPPER"} if net.rarely() else {"pads": [kernel // 2] * 4}
     return net.op("Conv", x, w, *bias, group=group, strides=[stride, stride], **window)
@@ -45,7 +46,7 @@ def grouped(net: Net, x: Tensor) -> Tensor:
 
 def normalized(net: Net, x: Tensor) -> Tensor:
     """One of the normalizations."""
-    return net.pick(batch_norm, batch_norm, instance_norm, group_norm, channels_last_norm)(net, x)
+    return net.pick(batch_norm, batch_norm, instance_norm, group_norm, channels_last_norm, volume_norm)(net, x)
 
 
 def instance_norm(net: Net, x: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def group_norm(net: Net, x: Tensor) -> Tensor:
     groups = net.pick(*(g for g in range(1, c + 1) if c % g == 0))
     if net.opset >= 21 and net.pick(True, False):
         scales = net.vector(c, 0.5, 1.5), net.vector(c)
-        return net.op("GroupNormalization", x, *scales, num_groups=groups, epsilon=1e-2)
+        return net.op("GroupNormalization", x, *scales, shape=x.shape, num_groups=groups, epsilon=1e-2)
     ones, zeros = net.constant(np.ones(groups, np.float32)), net.constant(np.zeros(groups, np.float32))
     flat = net.reshape(x, n, groups, c // groups * h * w)
     normal = net.op("InstanceNormalization", flat, ones, zeros, epsilon=1e-2)
@@ -71,6 +72,13 @@ def group_norm(net: Net, x: Tensor) -> Tensor:
 def channels_last_norm(net: Net, x: Tensor) -> Tensor:
     """ConvNeXt's: a layer norm between two transposes."""
     return net.transpose(layer_norm(net, net.transpose(x, 0, 2, 3, 1)), 0, 3, 1, 2)
+
+
+def volume_norm(net: Net, x: Tensor) -> Tensor:
+    """A layer norm over channels and space together."""
+    if net.opset < 17:
+        return group_norm(net, x)
+    return net.op("LayerNormalization", x, net.noise(*x.shape[1:]), axis=1, epsilon=1e-2)
 
 
 def squeeze_excite(net: Net, x: Tensor) -> Tensor:
@@ -84,7 +92,7 @@ def squeeze_excite(net: Net, x: Tensor) -> Tensor:
         flat = net.op("Flatten", pooled, axis=1) if net.pick(True, False) else net.reshape(pooled, n, c)
         dense = linear(net, net.op("Relu", linear(net, flat, inner)), c)
         wide = net.pick(True, False)
-        y = net.op("Unsqueeze", dense, net.ints(2, 3)) if wide else net.reshape(dense, n, c, 1, 1)
+        y = net.unsqueeze(dense, 2, 3) if wide else net.reshape(dense, n, c, 1, 1)
     gate = net.op(net.pick("Sigmoid", "HardSigmoid"), y)
     return net.op("Mul", *net.pick((x, gate), (gate, x)))
 
@@ -112,6 +120,12 @@ def partial(net: Net, x: Tensor) -> Tensor:
         a, b = part(net, x, 1, 0, at), part(net, x, 1, at, net.pick(c, 2**63 - 1))
     b = activation(net, plain(net, b))
     return net.op("Concat", *net.pick([a, b], [b, a], [b]), axis=1)
+
+
+def spatial_attention(net: Net, x: Tensor) -> Tensor:
+    """What all channels agree on weighs each pixel."""
+    gate = conv(net, net.mean(x, [1], keepdims=True), 1, kernel=3)
+    return net.op("Mul", x, net.op("Sigmoid", gate))
 
 
 def shuffle(net: Net, x: Tensor) -> Tensor:
@@ -157,9 +171,11 @@ def transposed(net: Net, x: Tensor) -> Tensor:
 
 def pooled(net: Net, x: Tensor) -> Tensor:
     """A pool that keeps the size, or one whose result is resized back."""
-    if net.pick(True, False):
+    if net.opset < 13 or net.pick(True, False):
         return net.op(net.pick("MaxPool", "AveragePool"), x, kernel_shape=[3, 3], pads=[1] * 4)
     small = net.op("GlobalAveragePool", x)
+    if net.pick(True, False):
+        return net.op("Resize", small, None, None, net.batch_shape(x, x.shape), shape=x.shape, mode="nearest")
     scales = net.constant(np.array([1, 1, *x.shape[2:]], np.float32), "scales")
     return net.op("Resize", small, None, scales, shape=x.shape, mode="nearest")
 
@@ -203,11 +219,13 @@ def window_mix(net: Net, x: Tensor) -> Tensor:
 
 Step = Callable[[Net, Tensor], Tensor]
 SIMPLE: tuple[Step, ...] = (
-    *(plain, plain, grouped, activation, activation, normalized, squeeze_excite, gate, partial, shuffle, window_mix),
+    *(plain, plain, grouped, activation, activation, normalized, normalized, normalized),
+    *(squeeze_excite, gate, partial, shuffle, window_mix),
     lambda net, x: channel_scale(net, x, 1),
 )
 STEPS: tuple[Step, ...] = (
-    *(plain, residual, residual, dense_block, skip, pixel_shuffle, transposed, pooled, widened, unknown),
+    *(plain, residual, residual, residual, dense_block, skip, skip, spatial_attention),
+    *(pixel_shuffle, transposed, pooled, widened, unusual),
     *SIMPLE,
 )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+
+import numpy as np
 
 from tests.random_networks.net import Net, Tensor
 
@@ -72,7 +75,7 @@ ACTIVATIONS: tuple[Callable[[Net, Tensor], Tensor], ...] = (
     _named("Relu"),
     *(_silu, _gelu, _hard_swish, _clip, _shifted_inverse, _bounded_ratio, _leaky_where),
     *(_named(kind) for kind in ("Sigmoid", "HardSigmoid", "Softplus", "Tanh", "Elu", "Softsign", "Identity", "Cos")),
-    *(_named(kind) for kind in ("Abs", "Neg", "Dropout", "Celu", "Sin", "Selu")),
+    *(_named(kind) for kind in ("Abs", "Neg", "Dropout", "Sin", "Selu")),
     _named("LeakyRelu", alpha=0.2),
     lambda net, x: net.op("Exp", net.op("Tanh", x)),
     lambda net, x: net.op("Pow", net.op("Tanh", x), net.scalar(2.0)),
@@ -89,8 +92,9 @@ def activation(net: Net, x: Tensor) -> Tensor:
 
 
 def per_channel(net: Net, x: Tensor, axis: int, low: float = -0.5, high: float = 0.5) -> Tensor:
-    """A vector along one axis, shaped to broadcast against x."""
-    return net.vector(x.shape[axis], low, high, trailing=len(x.shape) - 1 - axis % len(x.shape))
+    """A vector along one axis, shaped to broadcast against x, with or without an axis for the batch."""
+    vector = net.vector(x.shape[axis], low, high, trailing=len(x.shape) - 1 - axis)
+    return net.unsqueeze(vector, 0) if len(vector.shape) == len(x.shape) - 1 and net.rarely() else vector
 
 
 def channel_scale(net: Net, x: Tensor, axis: int) -> Tensor:
@@ -135,35 +139,54 @@ def glu(net: Net, x: Tensor, axis: int) -> Tensor:
 def halves(net: Net, x: Tensor, axis: int) -> list[Tensor]:
     """Both halves of an axis of even size, in one of the forms exporters write."""
     half = x.shape[axis] // 2
-    forms = ["sizes", "slice"] + (["count"] if net.opset >= 18 else ["default"])
-    form = net.pick(*forms)
-    if form == "sizes":
-        return net.ops("Split", x, net.ints(half, half), count=2, axis=axis)
-    if form == "count":
-        return net.ops("Split", x, count=2, axis=axis, num_outputs=2)
-    if form == "default":
-        return net.ops("Split", x, count=2, axis=axis)
+    if net.pick(True, False):
+        return net.split(x, axis, (half, half))
     end = net.pick(2 * half, 2**63 - 1)
     return [part(net, x, axis, 0, half), part(net, x, axis, half, end)]
 
 
 def part(net: Net, x: Tensor, axis: int, start: int, end: int, step: int = 1) -> Tensor:
-    """A slice of one axis."""
+    """A slice of one axis; bounds may count from its end."""
+    size = x.shape[axis]
+    if step > 0 and net.rarely():
+        start, end = start - size, end - size if end < size else end
     return net.op("Slice", x, net.ints(start), net.ints(end), net.ints(axis), net.ints(step))
 
 
-def unknown(net: Net, x: Tensor) -> Tensor:
+def unusual(net: Net, x: Tensor) -> Tensor:
     """An operator along a random axis that keeps the shape; a pruner may refuse it, but may not guess."""
-    kind = net.pick("CumSum", "Softmax", "Flip", "Roll", "LpNormalization")
     axis = net.number(1, len(x.shape) - 1)
-    if kind == "CumSum":
-        return net.op("CumSum", x, net.ints(axis, scalar=True))
-    if kind == "Flip":
-        return part(net, x, axis, -1, -(2**63), -1)
-    if kind == "Roll":
-        at = net.number(0, x.shape[axis] - 1)
-        parts = [part(net, x, axis, at, 2**63 - 1), *([part(net, x, axis, 0, at)] if at else [])]
-        return net.op("Concat", *parts, axis=axis)
-    if kind == "Softmax":
-        return net.op("Softmax", x, axis=axis)
+    y: Tensor = net.pick(_softmax, _cumulative, _flipped, _rolled, _permuted, _normalized, _masked)(net, x, axis)
+    return y
+
+
+def _softmax(net: Net, x: Tensor, axis: int) -> Tensor:
+    return net.op("Softmax", x, axis=axis)
+
+
+def _cumulative(net: Net, x: Tensor, axis: int) -> Tensor:
+    return net.op("CumSum", x, net.ints(axis, scalar=True))
+
+
+def _flipped(net: Net, x: Tensor, axis: int) -> Tensor:
+    return part(net, x, axis, -1, -(2**63), -1)
+
+
+def _rolled(net: Net, x: Tensor, axis: int) -> Tensor:
+    at = net.number(0, x.shape[axis] - 1)
+    parts = [part(net, x, axis, at, 2**63 - 1), *([part(net, x, axis, 0, at)] if at else [])]
+    return net.op("Concat", *parts, axis=axis)
+
+
+def _permuted(net: Net, x: Tensor, axis: int) -> Tensor:
+    return net.op("Gather", x, net.permutation(x.shape[axis]), axis=axis)
+
+
+def _normalized(net: Net, x: Tensor, axis: int) -> Tensor:
     return net.op("LpNormalization", net.op("Add", net.op("Abs", x), net.scalar(0.1)), axis=axis, p=2)
+
+
+def _masked(net: Net, x: Tensor, axis: int) -> Tensor:
+    shape = (x.shape[axis],) + (1,) * (len(x.shape) - 1 - axis)
+    mask = net.constant(np.arange(math.prod(shape)).reshape(shape) % 2 == 0, "mask")
+    return net.op("Where", mask, x, net.scalar(0.1))

@@ -35,7 +35,7 @@ class Net:
     def __init__(self, draw: st.DrawFn) -> None:
         self._draw = draw
         self._rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        self.opset: int = draw(st.sampled_from([18, 13, 17, 21]))
+        self.opset: int = draw(st.sampled_from([18, 13, 17, 21, 11]))
         self.dynamic: bool = draw(st.booleans())
         self.batch = 1 if self.dynamic else self.pick(1, 2)
         self.nodes: list[onnx.NodeProto] = []
@@ -79,7 +79,7 @@ class Net:
         """An initializer, or rarely a Constant node."""
         owner = f"layer{len(self.weights) + len(self.nodes)}"
         name = f"{owner}.{label}"
-        if values.ndim < 2 and values.dtype != np.float32 or label == "scales":
+        if (values.ndim < 2 and values.dtype != np.float32) or label == "scales":
             self.known[name] = values
         if self.rarely():
             tensor = numpy_helper.from_array(values)
@@ -117,13 +117,13 @@ class Net:
         """A list of integers, or one scalar."""
         return self.constant(np.array(values[0] if scalar else values, np.int64), "ints")
 
-    def integers(self, values: np.ndarray) -> Tensor:
-        """A table of integers."""
-        return self.constant(values.astype(np.int64), "ints")
+    def permutation(self, size: int) -> Tensor:
+        """The integers below the size in random order."""
+        return self.constant(self._rng.permutation(size).astype(np.int64), "ints")
 
-    def random_integers(self, below: int, *shape: int) -> Tensor:
-        """A table of random integers."""
-        return self.integers(self._rng.integers(0, below, shape))
+    def random_integers(self, below: int, size: int) -> Tensor:
+        """A list of random integers."""
+        return self.constant(self._rng.integers(0, below, size), "ints")
 
     def reshape(self, x: Tensor, *sizes: int) -> Tensor:
         """Reshape to sizes whose first is the batch, spelled in one of the ways exporters do."""
@@ -146,14 +146,26 @@ class Net:
     def squeeze(self, x: Tensor, axis: int) -> Tensor:
         """Drops an axis of size one, by number, or every such axis where it is the only one."""
         ones = [i for i, size in enumerate(x.shape) if size == 1]
-        bare = ones == [axis] and not self.dynamic and self.rarely()
-        return self.op("Squeeze", x) if bare else self.op("Squeeze", x, self.ints(axis))
+        bare = ones == [axis] and not self.dynamic and self.pick(False, True)
+        return self.op("Squeeze", x) if bare else self._by_axes("Squeeze", x, (axis,), 13)
+
+    def unsqueeze(self, x: Tensor, *axes: int) -> Tensor:
+        """New axes of size one."""
+        return self._by_axes("Unsqueeze", x, axes, 13)
+
+    def split(self, x: Tensor, axis: int, sizes: Sequence[int]) -> list[Tensor]:
+        """Parts of an axis; equal ones may go without their sizes."""
+        count = len(sizes)
+        if len(set(sizes)) == 1 and self.pick(False, True):
+            counted = {"num_outputs": count} if self.opset >= 18 else {}
+            return self.ops("Split", x, count=count, axis=axis, **counted)
+        if self.opset >= 13:
+            return self.ops("Split", x, self.ints(*sizes), count=count, axis=axis)
+        return self.ops("Split", x, count=count, axis=axis, split=list(sizes))
 
     def mean(self, x: Tensor, axes: Sequence[int], *, keepdims: bool) -> Tensor:
-        """ReduceMean, in the form of the opset."""
-        if self.opset < 18:
-            return self.op("ReduceMean", x, axes=list(axes), keepdims=int(keepdims))
-        return self.op("ReduceMean", x, self.ints(*axes), keepdims=int(keepdims))
+        """ReduceMean."""
+        return self._by_axes("ReduceMean", x, axes, 18, keepdims=int(keepdims))
 
     def batch_shape(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """The integers of a shape whose first element is the batch of x."""
@@ -169,6 +181,12 @@ class Net:
             [numpy_helper.from_array(values, name) for name, values in self.weights.items()],
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
+
+    def _by_axes(self, kind: str, x: Tensor, axes: Sequence[int], since: int, **attributes: int) -> Tensor:
+        """A node whose axes are an attribute before opset `since`, and an input from then on."""
+        if self.opset < since:
+            return self.op(kind, x, axes=list(axes), **attributes)
+        return self.op(kind, x, self.ints(*axes), **attributes)
 
     def _declared(self, shape: Shape) -> list[int | str]:
         return ["N" if self.dynamic else shape[0], *shape[1:]]

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from tests.random_networks.images import conv, image_step
-from tests.random_networks.layers import WIDTHS, activation, batch_norm, channel_scale, glu, layer_norm, linear, part
+from tests.random_networks.layers import (
+    WIDTHS,
+    activation,
+    batch_norm,
+    channel_scale,
+    glu,
+    layer_norm,
+    linear,
+    part,
+    unusual,
+)
 from tests.random_networks.net import Net, Tensor
 from tests.random_networks.tokens import attention, token_step
 
@@ -97,7 +107,8 @@ def _images_to_tokens(net: Net) -> Tensor:
 def _tokens(net: Net) -> Tensor:
     """A transformer on vectors, perhaps with a second sequence that it attends to."""
     x = net.input((net.batch, net.pick(4, 5, 6), net.pick(4, 6, 3)))
-    x = linear(net, x, net.pick(8, 6, 12, 4))
+    if not net.rarely():
+        x = linear(net, x, net.pick(8, 6, 12, 4))
     net.seen.append(x)
     if net.rarely():
         memory = linear(net, net.input((net.batch, 3, 4)), net.pick(8, 6))
@@ -149,7 +160,10 @@ def _vectors(net: Net) -> Tensor:
 
 def _vector_step(net: Net, x: Tensor) -> Tensor:
     """One layer of an MLP."""
-    form = net.pick("linear", "activation", "residual", "concat", "norm", "scale", "gate", "bilinear", "skip", "heads")
+    form = net.pick(
+        *("linear", "activation", "residual", "concat", "norm", "scale", "gate"),
+        *("bilinear", "skip", "heads", "outer", "unusual"),
+    )
     width = x.shape[1]
     if form == "activation":
         return activation(net, x)
@@ -163,12 +177,22 @@ def _vector_step(net: Net, x: Tensor) -> Tensor:
         return channel_scale(net, x, 1)
     if form == "gate":
         return glu(net, linear(net, x, 2 * net.pick(4, 3, 1)), 1)
+    if form == "unusual":
+        return unusual(net, x)
+    if form == "outer" and width <= 5:
+        return _outer(net, x, linear(net, x, net.pick(2, 3, 1)))
     if form == "bilinear":
         return net.op("Mul", linear(net, x, width), x)
     same = [t for t in net.seen if t.shape == x.shape and t != x]
     if form == "skip" and same:
         return net.op(net.pick("Add", "Sub", "Mul", "Min"), x, net.pick(*same))
     return _mixed_heads(net, x) if form == "heads" else linear(net, x, net.pick(*WIDTHS))
+
+
+def _outer(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    """Every product of a unit of x and one of y."""
+    products = net.op("Mul", net.unsqueeze(x, 2), net.unsqueeze(y, 1))
+    return net.op("Flatten", products, axis=1)
 
 
 def _mixed_heads(net: Net, x: Tensor) -> Tensor:

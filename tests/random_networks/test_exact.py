@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from onnx_mdp.runtime.base import Runtime
 from tests.conftest import analysis_of
-from tests.random_networks.seed import SEED
 from tests.random_networks.exact import Outcome, assert_exact, assert_saved_plan_is_the_same, draw_plan
 from tests.random_networks.net import described
 from tests.random_networks.networks import Example, networks
+from tests.random_networks.seed import SEED
 
 
 def examine(count: int, runtime: Runtime) -> list[Outcome]:

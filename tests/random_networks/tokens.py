@@ -16,7 +16,7 @@ from tests.random_networks.layers import (
     layer_norm,
     linear,
     part,
-    unknown,
+    unusual,
 )
 from tests.random_networks.net import Net, Tensor
 
@@ -26,7 +26,9 @@ Heads = tuple[Tensor, Tensor, Tensor]
 def attention(net: Net, x: Tensor, memory: Tensor | None = None) -> Tensor:
     """Attention of x over itself, or over `memory`; the output has x's width."""
     heads, width = net.pick(2, 3, 4, 1), net.pick(4, 2, 3, 1)
-    forms = [separate, split, gathered, interleaved, shared_heads] if memory is None else [separate, shared_heads]
+    forms = (
+        [separate, split, gathered, interleaved, shared_heads, stacked] if memory is None else [separate, shared_heads]
+    )
     q, k, v = net.pick(*forms)(net, x, memory or x, heads, width)
     scores = _scored(net, q, k)
     if memory is None and net.pick(False, True):
@@ -67,7 +69,7 @@ def split(net: Net, x: Tensor, memory: Tensor, heads: int, width: int) -> Heads:
     """One matrix, cut into three along its outputs."""
     packed = linear(net, x, 3 * heads * width)
     if net.pick(True, False):
-        parts = net.ops("Split", packed, net.ints(*[heads * width] * 3), count=3, axis=2)
+        parts = net.split(packed, 2, [heads * width] * 3)
     else:
         parts = [part(net, packed, 2, i * heads * width, (i + 1) * heads * width) for i in range(3)]
     q, k, v = (_by_heads(net, p, heads) for p in parts)
@@ -82,7 +84,7 @@ def gathered(net: Net, x: Tensor, memory: Tensor, heads: int, width: int) -> Hea
     if net.pick(True, False):
         q, k, v = (net.op("Gather", front, net.ints(i, scalar=True), axis=0) for i in range(3))
     else:
-        parts = net.ops("Split", front, net.ints(1, 1, 1), count=3, axis=0)
+        parts = net.split(front, 0, (1, 1, 1))
         q, k, v = (net.squeeze(p, 0) for p in parts)
     return q, k, v
 
@@ -93,11 +95,25 @@ def interleaved(net: Net, x: Tensor, memory: Tensor, heads: int, width: int) -> 
     packed = linear(net, x, 3 * heads * width)
     if net.pick(True, False):
         rows = net.reshape(packed, n, t, heads, 3 * width)
-        parts = net.ops("Split", rows, net.ints(width, width, width), count=3, axis=3)
+        parts = net.split(rows, 3, (width, width, width))
     else:
         rows = net.reshape(packed, n, t, heads, 3, width)
-        parts = [net.op("Gather", rows, net.ints(i, scalar=True), axis=3) for i in range(3)]
+        parts = [net.squeeze(p, 3) for p in net.split(rows, 3, (1, 1, 1))]
+        if net.pick(True, False):
+            parts = [net.op("Gather", rows, net.ints(i, scalar=True), axis=3) for i in range(3)]
     q, k, v = (net.transpose(p, 0, 2, 1, 3) for p in parts)
+    return q, k, v
+
+
+def stacked(net: Net, x: Tensor, memory: Tensor, heads: int, width: int) -> Heads:
+    """Every head has matrices of its own, stacked."""
+    apart = net.unsqueeze(x, 1)
+
+    def project(_: int) -> Tensor:
+        w = net.weight(heads, x.shape[2], width, fan=x.shape[2])
+        return net.op("Add", net.op("MatMul", apart, w), net.noise(heads, 1, width))
+
+    q, k, v = map(project, range(3))
     return q, k, v
 
 
@@ -111,7 +127,7 @@ def shared_heads(net: Net, x: Tensor, memory: Tensor, heads: int, width: int) ->
 
 def _expanded(net: Net, x: Tensor, heads: int) -> Tensor:
     n, shared, t, d = x.shape
-    apart = net.op("Unsqueeze", x, net.ints(2))
+    apart = net.unsqueeze(x, 2)
     shape = (n, shared, heads // shared, t, d)
     return net.reshape(net.op("Expand", apart, net.batch_shape(x, shape), shape=shape), n, heads, t, d)
 
@@ -123,7 +139,7 @@ def _position_bias(net: Net, heads: int, tokens: int) -> Tensor:
     table = net.noise(7, heads)
     picked = net.op("Gather", table, net.random_integers(7, tokens * tokens), axis=0)
     square = net.op("Reshape", picked, net.ints(tokens, tokens, heads))
-    return net.op("Unsqueeze", net.transpose(square, 2, 0, 1), net.ints(0))
+    return net.unsqueeze(net.transpose(square, 2, 0, 1), 0)
 
 
 def _causal(net: Net, scores: Tensor) -> Tensor:
@@ -134,7 +150,7 @@ def _causal(net: Net, scores: Tensor) -> Tensor:
 
 def merged_heads(net: Net, x: Tensor) -> Tensor:
     """PyTorch's MultiheadAttention: tokens first, the batch merged with the heads."""
-    n, t, d = x.shape
+    _, t, d = x.shape
     heads, width = net.pick(2, 3, 1), net.pick(4, 2, 3)
     first = net.transpose(x, 1, 0, 2)
 
@@ -259,7 +275,7 @@ def join(net: Net, x: Tensor) -> Tensor:
 Step = Callable[[Net, Tensor], Tensor]
 STEPS: tuple[Step, ...] = (
     *(block, block, block, projection, attention, mlp, layer_norm, activation, class_token, merging, cross, join),
-    *(unknown, lambda net, x: channel_scale(net, x, 2)),
+    *(unusual, lambda net, x: channel_scale(net, x, 2)),
 )
 
 
