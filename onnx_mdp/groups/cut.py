@@ -10,7 +10,7 @@ from onnx_mdp.graph.dims import Literal
 from onnx_mdp.graph.edit import Edits
 from onnx_mdp.graph.network import Network
 from onnx_mdp.groups.blocks import Block
-from onnx_mdp.groups.couple import Coupling, Resize
+from onnx_mdp.groups.couple import AttributeSlot, Coupling, Resize
 
 Values = dict[str, dict[int, int]]
 Attributes = dict[int, dict[str, Any]]
@@ -38,12 +38,15 @@ def slices(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
 
 
 def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor, int]) -> tuple[Values, Attributes]:
-    """The integers that change: initializer -> index -> value, and node -> attribute -> value."""
+    """The integers that change: initializer -> index -> value, and node -> attribute -> value.
+
+    One that holds a size that stays may change too: a bound counted from the end of an axis that shrinks.
+    """
     values: Values = {}
     attributes: Attributes = {}
-    for resize in resizes:
+    for resize in resizes if widths else ():
         slot, new = resize.slot, size(resize.term, widths)
-        if new == resize.term.size:
+        if new == _held(network, slot):
             continue
         if isinstance(slot, Literal):
             values.setdefault(slot.initializer, {})[slot.index] = new
@@ -53,6 +56,14 @@ def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor,
             elements = list(network.nodes[slot.node].attributes[slot.name])
             attributes.setdefault(slot.node, {}).setdefault(slot.name, elements)[slot.index] = new
     return values, attributes
+
+
+def _held(network: Network, slot: Literal | AttributeSlot) -> int:
+    """The integer that a slot holds now."""
+    if isinstance(slot, Literal):
+        return int(network.values[slot.initializer].reshape(-1)[slot.index])
+    value = network.nodes[slot.node].attributes[slot.name]
+    return int(value if slot.index is None else value[slot.index])
 
 
 def _end(bypasses: Mapping[str, str], name: str) -> str:
