@@ -103,6 +103,20 @@ def test_mask_zeroes_dropped_positions_only() -> None:
     assert np.array_equal(result, expected)
 
 
+def test_mask_leaves_divisors_something_to_divide_by() -> None:
+    nodes = [
+        helper.make_node("Unsqueeze", ["v", "axis"], ["v1"]),
+        helper.make_node("Div", ["x", "v1"], ["a"]),
+        helper.make_node("Div", ["a", "w"], ["b"]),
+        helper.make_node("Mul", ["b", "m"], ["y"]),
+    ]
+    weights = {"v": (4,), "w": (4,), "m": (4,), "axis": np.array([0], np.int64)}
+    model = build_model(nodes, {"x": (1, 4)}, ["y"], weights)
+    result = masked(model, {name: {0: np.array([0, 2])} for name in "vwm"}, [])
+    found = {t.name: numpy_helper.to_array(t)[[1, 3]].tolist() for t in result.graph.initializer if t.name in "vwm"}
+    assert found == {"v": [1, 1], "w": [1, 1], "m": [0, 0]}
+
+
 def test_float16_weights_stay_float16() -> None:
     weights = {"w": np.arange(24, dtype=np.float16).reshape(4, 6)}
     model = build_model([helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": (1, 4)}, ["y"], weights)
