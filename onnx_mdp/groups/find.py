@@ -144,8 +144,7 @@ def _kind(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]
     if any(_counts_groups(coupling, factor, name) for name, _ in members):
         return "group"
     producers = _producers(coupling, factor, members).values()
-    contracting = {c.node.index for c in coupling.contractions if c.term.size > 1}
-    sources = {node.index: node.op for node in producers if node.index in contracting}
+    sources = {node.index: node.op for node in producers if node.index in coupling.contracting}
     if len(sources) > 1:
         return "stream"
     ops = sources.values() or [node.op for node in producers]

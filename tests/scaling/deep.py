@@ -1,4 +1,4 @@
-"""Two architectures at any depth: a residual convolutional network and a pre-norm transformer."""
+"""Architectures at any depth: residual convolutional networks and a pre-norm transformer."""
 
 from __future__ import annotations
 
@@ -59,6 +59,19 @@ def residual_network(blocks: int, width: int) -> onnx.ModelProto:
         x = g.op("Relu", g.op("Add", x, y))
     pooled = g.op("Flatten", g.op("GlobalAveragePool", x))
     return g.model((1, 3, 8, 8), (1, 10), g.op("Gemm", pooled, g.weight(width, 10), g.weight(10)))
+
+
+def long_skip_network(blocks: int, width: int) -> onnx.ModelProto:
+    """A super-resolution network: one residual branch around all the others."""
+    g = _Graph()
+
+    def conv(x: str, inner: int, out: int) -> str:
+        return g.op("Conv", x, g.weight(out, inner, 3, 3), g.weight(out), pads=[1, 1, 1, 1])
+
+    stem = x = conv("x", 3, width)
+    for _ in range(blocks):
+        x = g.op("Add", conv(g.op("Relu", conv(x, width, width)), width, width), x)
+    return g.model((1, 3, 8, 8), (1, 3, 8, 8), conv(g.op("Add", conv(x, width, width), stem), width, 3))
 
 
 def transformer(blocks: int, width: int) -> onnx.ModelProto:
