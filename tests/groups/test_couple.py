@@ -281,6 +281,21 @@ def test_product_of_activations_behind_a_relu_is_free(runtime: Runtime) -> None:
     assert [(g.kind, g.units) for g in cut.analysis.groups] == [("qk", 8)]
 
 
+def test_zero_on_one_axis_is_not_taken_for_one_on_the_other() -> None:
+    """v is zero at a dropped unit, so kT v is on its last axis; the units that q sums over are on the other one."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["v"]),
+        node("Sigmoid", ["v"], ["q"]),
+        node("Transpose", ["q"], ["k"], perm=[0, 2, 1]),
+        node("MatMul", ["k", "v"], ["context"]),
+        node("MatMul", ["q", "context"], ["mixed"], name="sum"),
+        node("MatMul", ["mixed", "wo"], ["y"]),
+    ]
+    analysis = analysis_of(build_model(nodes, {"x": (1, 5, 3)}, ["y"], {"w": (3, 8), "wo": (8, 2)}))
+    assert not analysis.groups
+    assert "does not keep zero (MatMul sum)" in reasons(analysis, "w")
+
+
 def test_mean_over_channels_is_frozen() -> None:
     nodes = [node("Conv", ["x", "w"], ["a"]), node("ReduceMean", ["a", "axes"], ["y"])]
     model = build_model(nodes, {"x": (1, 3, 4, 4)}, ["y"], {"w": (8, 3, 1, 1), "axes": ints(1)})

@@ -17,11 +17,16 @@ from tests.scaling.deep import long_skip_network, residual_network, transformer
 
 # Reads a model, analyzes it, and prints the bytes that took at most, beyond what the process held before.
 MEASURE = """
-import resource, sys
+import sys
 from onnx_mdp.graph.load import load
 from onnx_mdp.graph.network import read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.groups.find import analyze
+
+def held(key):
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(lines[key].split()[0]) * 1024
+
 _, model = load(sys.argv[1])
 try:
     with open("/proc/self/clear_refs", "w") as peak:
@@ -29,10 +34,10 @@ try:
 except OSError:
     print("no peak")
     sys.exit()
-before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+before = held("VmRSS")
 normalize(model, {})
 assert analyze(read_network(model, {})).groups
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+print(held("VmHWM") - before)
 """
 
 
