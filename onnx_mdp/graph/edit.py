@@ -12,7 +12,6 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_mdp.graph.network import find_divisors
 from onnx_mdp.graph.normalize import is_copy, original_name
 from onnx_mdp.graph.shapes import Array
 
@@ -27,12 +26,14 @@ class Edits:
     values      initializer -> flat index -> new integer
     attributes  node index -> attribute -> new value
     bypasses    tensor -> the tensor its readers take instead
+    scales      tensor -> the scalar its values are multiplied with, in the tensor's type
     """
 
     slices: Mapping[str, Mapping[int, NDArray[np.int64]]] = field(default_factory=dict)
     values: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     attributes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     bypasses: Mapping[str, str] = field(default_factory=dict)
+    scales: Mapping[str, Array] = field(default_factory=dict)
 
 
 def rewrite(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
@@ -54,6 +55,9 @@ def rewrite(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
             values = np.array(alive[name].values)
             values.reshape(-1)[list(elements)] = list(elements.values())
             alive[name].values = values
+    for name, scale in edits.scales.items():
+        if name in alive:
+            _scale(graph, alive[name], scale)
     _merge_copies(alive)
     for tensor in alive.values():
         if isinstance(tensor, gs.Variable) and tensor not in graph.outputs and tensor not in graph.inputs:
@@ -72,25 +76,22 @@ def sliced(values: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
 def masked(
     model: onnx.ModelProto, slices: Mapping[str, Mapping[int, NDArray[np.int64]]], zeroed: Iterable[str]
 ) -> onnx.ModelProto:
-    """A copy of the model with every dropped position of the slices set to zero, and all of the `zeroed` weights.
-
-    Divisors become one there instead.
-    """
+    """A copy of the model with every dropped position of the slices set to zero, and all of the `zeroed` weights."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    silent, ones = set(zeroed), find_divisors(model)
+    silent = set(zeroed)
     for tensor in copy.graph.initializer:
         if tensor.name in silent or tensor.name in slices:
             values = np.array(onnx.numpy_helper.to_array(tensor))
-            values[...] = 0 if tensor.name in silent else _filled(values, slices[tensor.name], tensor.name in ones)
+            values[...] = 0 if tensor.name in silent else _zeroed(values, slices[tensor.name])
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     return copy
 
 
-def _filled(values: Array, cuts: Mapping[int, NDArray[np.int64]], fill: float) -> Array:
+def _zeroed(values: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
     for axis, kept in cuts.items():
         dropped = np.setdiff1d(np.arange(values.shape[axis]), kept)
-        values[(slice(None),) * axis + (dropped,)] = fill
+        values[(slice(None),) * axis + (dropped,)] = 0
     return values
 
 
@@ -100,6 +101,17 @@ def _bypass(graph: gs.Graph, tensor: gs.Tensor, replacement: gs.Tensor) -> None:
     if any(output is tensor for output in graph.outputs):
         tensor.inputs.clear()
         graph.nodes.append(gs.Node("Identity", f"{tensor.name}/bypass", inputs=[replacement], outputs=[tensor]))
+
+
+def _scale(graph: gs.Graph, tensor: gs.Tensor, scale: Array) -> None:
+    """Multiply a weight in place, and anything else by one more node."""
+    if isinstance(tensor, gs.Constant):
+        tensor.values = tensor.values * scale
+        return
+    producer, raw = tensor.inputs[0], gs.Variable(f"{tensor.name}/unscaled")
+    producer.outputs = [raw if output is tensor else output for output in producer.outputs]
+    factor = gs.Constant(f"{tensor.name}/scale", scale)
+    graph.nodes.append(gs.Node("Mul", f"{tensor.name}/scaled", inputs=[raw, factor], outputs=[tensor]))
 
 
 def _merge_copies(tensors: Mapping[str, gs.Tensor]) -> None:
@@ -134,10 +146,10 @@ def _restored(exported: onnx.ModelProto, source: onnx.ModelProto, resized: set[i
         del target[:]
         target.extend(origin)
     exported.graph.doc_string = source.graph.doc_string
-    origins = {node.output[0]: (i, node) for i, node in enumerate(source.graph.node) if node.output}
+    origins = {(node.op_type, node.output[0]): (i, node) for i, node in enumerate(source.graph.node) if node.output}
     for node in exported.graph.node:
-        if node.output and node.output[0] in origins:
-            index, before = origins[node.output[0]]
+        if node.output and (node.op_type, node.output[0]) in origins:
+            index, before = origins[node.op_type, node.output[0]]
             node.doc_string = before.doc_string
             node.metadata_props.extend(before.metadata_props)
             if index not in resized and not any(a.type in (5, 10) for a in before.attribute):

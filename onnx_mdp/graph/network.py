@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -98,10 +99,9 @@ class Network:
             found.setdefault(original_name(name), []).append(name)
         return {name: tuple(names) for names in found.values() if len(names) > 1 for name in names}
 
-    @cached_property
-    def divisors(self) -> frozenset[str]:
-        """The weights that something is divided by."""
-        return find_divisors(self.model)
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The numpy type of a tensor's elements."""
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.types[name]))
 
     def is_float_weight(self, name: str) -> bool:
         """Whether the tensor is an initializer of floating point numbers."""
@@ -123,22 +123,6 @@ def read_network(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> Network:
         values=facts.values,
         opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
     )
-
-
-def find_divisors(model: onnx.ModelProto) -> frozenset[str]:
-    """The initializers that something is divided by, as they are or after operators on weights alone.
-
-    Masks set them to one, as a zero would leave no numbers.
-    """
-    roots: dict[str, frozenset[str]] = {tensor.name: frozenset({tensor.name}) for tensor in model.graph.initializer}
-    found: frozenset[str] = frozenset()
-    for node in model.graph.node:
-        inputs = [name for name in node.input if name]
-        if node.op_type == "Div":
-            found |= roots.get(inputs[1], frozenset())
-        if inputs and all(name in roots for name in inputs):
-            roots.update((name, frozenset().union(*(roots[i] for i in inputs))) for name in node.output)
-    return found
 
 
 def _node(index: int, node: onnx.NodeProto) -> Node:

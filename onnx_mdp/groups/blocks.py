@@ -134,6 +134,6 @@ def _silence_node(
 
 
 def _owned(network: Network, name: str, inside: frozenset[int]) -> bool:
-    """Whether an initializer is a weight of the block alone: no scalar, no divisor, and read nowhere else."""
-    weight = math.prod(network.shapes[name]) > 1 and name not in network.divisors
+    """Whether an initializer is a weight of the block alone: no scalar of a formula, and read nowhere else."""
+    weight = math.prod(network.shapes[name]) > 1
     return weight and all(reader.index in inside for reader in network.consumers[name])

@@ -10,7 +10,7 @@ from onnx_mdp.axes.terms import Factor, Term, fresh, leaves
 from onnx_mdp.axes.unify import MisalignedError, Unifier
 from onnx_mdp.graph.dims import AxisSize, Computed, Dim, Dims, Literal, follow_dims
 from onnx_mdp.graph.network import FLOATS, Network, Node
-from onnx_mdp.groups.zero import Zero, zero_factors
+from onnx_mdp.groups.zero import Spared, Zero, spare, zero_factors
 from onnx_mdp.rules import Refusal, View, line_of
 from onnx_mdp.rules.line import Concatenation, Line, Operand, letters
 from onnx_mdp.rules.registry import find_rule
@@ -23,6 +23,11 @@ class Freeze:
 
     reason: str
     node: str
+
+    @property
+    def kind(self) -> str:
+        """The reason without the detail after its colon: what freezes of many nodes have in common."""
+        return self.reason.partition(":")[0]
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.node})"
@@ -54,21 +59,35 @@ class Contraction:
     operands: tuple[tuple[str, int], ...]
 
 
+@dataclass(frozen=True)
+class Rescale:
+    """A tensor, or a float attribute, to be multiplied with a power of the ratio by which `term` shrinks.
+
+    It stands for a size inside an operator's formula (the n of a mean) that a cut must not change.
+    """
+
+    target: str | AttributeSlot
+    term: Term
+    power: float
+
+
 @dataclass(frozen=True, eq=False)
 class Coupling:
     """The solved axes of a network.
 
     `axes` holds every followed tensor's terms, resolved; `frozen` the reasons per locked factor, in graph order;
-    `lines` the rule of each node that has one.
+    `lines` the rule of each node that has one; `spared` the factors by which a weight must not be masked.
     """
 
     network: Network
     axes: Mapping[str, tuple[Term, ...]]
     frozen: Mapping[Factor, tuple[Freeze, ...]]
     resizes: tuple[Resize, ...]
+    rescales: tuple[Rescale, ...]
     contractions: tuple[Contraction, ...]
     lines: Mapping[int, Line]
     refusals: Mapping[int, str]
+    spared: Spared
 
     @cached_property
     def contracting(self) -> frozenset[int]:
@@ -105,6 +124,7 @@ class _Coupler:
         self.axes: dict[str, tuple[Term, ...]] = {}
         self.freezes: list[tuple[Term, Freeze]] = []
         self.resizes: list[Resize] = []
+        self.rescales: list[Rescale] = []
         self.contractions: list[Contraction] = []
         self.lines: dict[int, Line] = {}
         self.refusals: dict[int, str] = {}
@@ -150,12 +170,13 @@ class _Coupler:
             for axis, term in zip(operand.axes or (), self._axes_of(name), strict=True):
                 expr = build(axis.expr, terms)
                 self._unify(term, expr, node)
-                if axis.frozen:
-                    self.freezes.append((expr, freeze))
+                self.freezes.extend((build(part, terms), freeze) for part in axis.frozen)
         for left, right in line.equations:
             self._unify(build(left, terms), build(right, terms), node)
         for size in line.sizes:
             self._hold(node, line, size.target, size.index, build(size.expr, terms))
+        for times in line.times:
+            self.rescales.append(Rescale(_target(node, line, times.target), build(times.expr, terms), times.power))
         self._note_contractions(node, line, operands, terms)
 
     def _unify(self, left: Term, right: Term, node: Node) -> None:
@@ -191,13 +212,14 @@ class _Coupler:
     def _note_contractions(
         self, node: Node, line: Line, operands: list[tuple[Operand, str]], terms: Mapping[str, Term]
     ) -> None:
-        gone = _contracted(line)
-        for name in gone:
+        summed = [(name, [operand.name for operand in line.inputs]) for name in _contracted(line)]
+        summed += [(letter.name, list(over.operands)) for over in line.overs for letter in letters(over.expr)]
+        for name, among in summed:
             carriers = [
                 (tensor, axis)
                 for operand, tensor in operands
                 for axis, entry in enumerate(operand.axes or ())
-                if any(letter.name == name for letter in letters(entry.expr))
+                if operand.name in among and any(letter.name == name for letter in letters(entry.expr))
             ]
             self.contractions.append(Contraction(node, terms[name], tuple(carriers)))
 
@@ -221,7 +243,8 @@ class _Coupler:
         contractions = tuple(Contraction(c.node, resolve(c.term), c.operands) for c in self.contractions)
         frozen: dict[Factor, dict[Freeze, None]] = {}
         axes = {name: tuple(map(resolve, terms)) for name, terms in self.axes.items()}
-        self.freezes.extend(_inexact(zero_factors(self.network, axes, self.lines), contractions))
+        spared = spare(self.network, axes, self.lines)
+        self.freezes.extend(_inexact(zero_factors(self.network, axes, self.lines, spared), contractions))
         for term, freeze in self.freezes:
             for leaf in leaves(resolve(term)):
                 frozen.setdefault(leaf, {})[freeze] = None
@@ -230,9 +253,11 @@ class _Coupler:
             axes=axes,
             frozen={leaf: tuple(reasons) for leaf, reasons in frozen.items()},
             resizes=tuple(Resize(r.slot, resolve(r.term)) for r in self.resizes),
+            rescales=tuple(Rescale(r.target, resolve(r.term), r.power) for r in self.rescales),
             contractions=contractions,
             lines=self.lines,
             refusals=self.refusals,
+            spared=spared,
         )
 
 
@@ -244,6 +269,12 @@ def _operands(node: Node, line: Line) -> Iterator[tuple[Operand, str]]:
                 yield operand, name
 
 
+def _target(node: Node, line: Line, name: str) -> str | AttributeSlot:
+    """The tensor of an operand, or the attribute of that name."""
+    operands = (*zip(line.inputs, node.inputs, strict=False), *zip(line.outputs, node.outputs, strict=False))
+    return next((tensor for operand, tensor in operands if operand.name == name), AttributeSlot(node.index, name, None))
+
+
 def _contracted(line: Line) -> list[str]:
     """Letters of inputs that are summed over: not in an output, an equation or a part that is sliced off."""
     if any(operand.axes is None for operand in line.outputs):
@@ -253,8 +284,9 @@ def _contracted(line: Line) -> list[str]:
     gone: dict[str, None] = {}
     for operand in line.inputs:
         for axis in operand.axes or ():
-            if not axis.frozen and not isinstance(axis.expr, Concatenation):
-                gone.update((letter.name, None) for letter in letters(axis.expr) if letter.name not in passed)
+            held = passed | {letter.name for part in axis.frozen for letter in letters(part)}
+            if not isinstance(axis.expr, Concatenation):
+                gone.update((letter.name, None) for letter in letters(axis.expr) if letter.name not in held)
     return list(gone)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from onnx_mdp.axes.terms import Factor, Indices, Kept, keep, leaves, size
 from onnx_mdp.graph.dims import Literal
 from onnx_mdp.graph.edit import Edits
 from onnx_mdp.graph.network import Network
+from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.blocks import Block
-from onnx_mdp.groups.couple import AttributeSlot, Coupling, Resize
+from onnx_mdp.groups.couple import Coupling, Resize
 
+_EPSILON = {"SkipSimplifiedLayerNormalization": 1e-12}  # defaults; 1e-5 for all others
 Values = dict[str, dict[int, int]]
 Attributes = dict[int, dict[str, Any]]
 
@@ -22,7 +26,8 @@ def edits(coupling: Coupling, kept: Kept, removed: Iterable[Block]) -> Edits:
     values, attributes = resized(coupling.network, coupling.resizes, widths)
     bypasses = {block.output: block.entry for block in removed}
     ends = {name: _end(bypasses, name) for name in bypasses}
-    return Edits(slices(coupling, kept), values, attributes, ends)
+    scales = rescaled(coupling, widths, attributes)
+    return Edits(slices(coupling, kept), values, attributes, ends, scales)
 
 
 def slices(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
@@ -37,6 +42,16 @@ def slices(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
     return found
 
 
+def masks(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
+    """As `slices`, for the masked original: without the factors that a weight is spared of."""
+    found = slices(coupling, kept)
+    for name, factors in coupling.spared.items():
+        if name in found:
+            left = {leaf: units for leaf, units in kept.items() if leaf not in factors}
+            found[name] = {axis: keep(coupling.axes[name][axis], left) for axis in found[name]}
+    return found
+
+
 def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor, int]) -> tuple[Values, Attributes]:
     """The integers that change: initializer -> index -> value, and node -> attribute -> value.
 
@@ -46,7 +61,7 @@ def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor,
     attributes: Attributes = {}
     for resize in resizes if widths else ():
         slot, new = resize.slot, size(resize.term, widths)
-        if new == _held(network, slot):
+        if new == _held(network, resize):
             continue
         if isinstance(slot, Literal):
             values.setdefault(slot.initializer, {})[slot.index] = new
@@ -58,12 +73,30 @@ def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor,
     return values, attributes
 
 
-def _held(network: Network, slot: Literal | AttributeSlot) -> int:
-    """The integer that a slot holds now."""
+def _held(network: Network, resize: Resize) -> int:
+    """The integer that stands in the graph now."""
+    slot = resize.slot
     if isinstance(slot, Literal):
         return int(network.values[slot.initializer].reshape(-1)[slot.index])
-    value = network.nodes[slot.node].attributes[slot.name]
+    value = network.nodes[slot.node].attributes.get(slot.name, resize.term.size)
     return int(value if slot.index is None else value[slot.index])
+
+
+def rescaled(coupling: Coupling, widths: Mapping[Factor, int], attributes: Attributes) -> dict[str, Array]:
+    """What tensors are to be multiplied with; attributes that change likewise are added to `attributes`."""
+    scales: dict[str, Array] = {}
+    for rescale in coupling.rescales:
+        left = size(rescale.term, widths) / rescale.term.size
+        if left == 1:
+            continue
+        scale, slot = left**rescale.power, rescale.target
+        if isinstance(slot, str):
+            scales[slot] = np.asarray(scale, coupling.network.dtype(slot))
+        else:
+            node = coupling.network.nodes[slot.node]
+            value = node.attributes.get(slot.name, _EPSILON.get(node.op, 1e-5))
+            attributes.setdefault(slot.node, {})[slot.name] = value * scale
+    return scales
 
 
 def _end(bypasses: Mapping[str, str], name: str) -> str:

@@ -30,17 +30,22 @@ def unary(view: View) -> str:
 for _op in (
     *("Abs", "Cast", "Ceil", "Celu", "Dropout", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity", "LeakyRelu"),
     *("Mish", "Neg", "Relu", "Round", "Selu", "Shrink", "Sign", "Sin", "Softsign", "Sqrt", "Swish", "Tanh"),
-    "ThresholdedRelu",
+    *("Asin", "Asinh", "Atan", "Atanh", "CastLike", "Sinh", "Tan", "ThresholdedRelu"),
 ):
     rule(_op, zero="x")(unary)
-for _op in ("Cos", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Log", "Not", "Reciprocal", "Sigmoid", "Softplus"):
+for _op in (
+    *("Acos", "Acosh", "BitwiseNot", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Not"),
+    *("Sigmoid", "Softplus"),
+):
     rule(_op)(unary)
 for _op in ("Add", "Sub"):
     rule(_op, zero="x1, x2")(broadcast)
-for _op in ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Or", "Pow", "Xor"):
+for _op in (
+    *("And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Greater", "GreaterOrEqual"),
+    *("Less", "LessOrEqual", "Mod", "Or", "Xor"),
+):
     rule(_op)(broadcast)
 rule("Mul", zero="x1|x2")(broadcast)
-rule("Div", zero="x1")(broadcast)
 rule("PRelu", zero="x1")(broadcast)
 rule("Where", zero="x2, x3")(broadcast)
 
@@ -50,6 +55,26 @@ def variadic(view: View) -> str:
     """Any number of operands; zero where all of them are."""
     operands = ", ".join(f"x{i + 1}" for i in range(len(view.node.inputs)))
     return f"{broadcast(view)}; zero {operands}"
+
+
+@rule("Div", zero="x1")
+def divide(view: View) -> str:
+    """Zero stays zero, unless it is divided by zero."""
+    return f"{broadcast(view)}; nonzero x2"
+
+
+@rule("Log", "Reciprocal")
+def unary_beyond_zero(view: View) -> str:
+    """There is no value at zero."""
+    return f"{unary(view)}; nonzero x"
+
+
+@rule("Pow")
+def power(view: View) -> str:
+    """Zero stays zero under a positive exponent."""
+    exponent = view.network.values.get(view.node.inputs[1])
+    positive = exponent is not None and bool((exponent > 0).all())
+    return broadcast(view) + ("; zero x1" if positive else "; nonzero x1")
 
 
 @rule("Clip")

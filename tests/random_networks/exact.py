@@ -10,9 +10,9 @@ import onnx
 from hypothesis import strategies as st
 
 from onnx_mdp.graph.check import check, random_feeds, signature
-from onnx_mdp.graph.edit import masked, rewrite
+from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.rewrite.plan import Plan, from_json, plan_edits, removed_blocks, to_json
+from onnx_mdp.rewrite.plan import Plan, from_json, masked_original, plan_edits, to_json
 from onnx_mdp.runtime.base import Array, Feeds, Runtime
 from onnx_mdp.verify.oracle import FP32_TOLERANCE
 from tests.random_networks.networks import Example
@@ -61,11 +61,10 @@ def assert_exact(example: Example, analysis: Analysis, plan: Plan, runtime: Runt
     pruned = rewrite(normal, edits)
     check(pruned)
     assert signature(pruned) == signature(source)
-    silenced = [name for block in removed_blocks(analysis, plan) for name in block.silenced]
     feeds = _feeds(example, analysis)
     dense = _run(runtime, source, feeds)
     _assert_equal(dense, _run(runtime, normal, feeds), dense)
-    expected = _run(runtime, masked(normal, edits.slices, silenced), feeds)
+    expected = _run(runtime, masked_original(analysis, plan), feeds)
     found = _run(runtime, pruned, feeds)
     _assert_equal(expected, found, dense)
     alive = {tensor.name for tensor in pruned.graph.initializer}
@@ -82,6 +81,7 @@ def assert_saved_plan_is_the_same(analysis: Analysis, plan: Plan) -> None:
     for name, cuts in first.slices.items():
         assert all(np.array_equal(kept, second.slices[name][axis]) for axis, kept in cuts.items())
     assert (first.values, first.attributes, first.bypasses) == (second.values, second.attributes, second.bypasses)
+    assert first.scales == second.scales
 
 
 def _feeds(example: Example, analysis: Analysis) -> list[Feeds]:
