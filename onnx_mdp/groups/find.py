@@ -213,8 +213,9 @@ def _heads_and_width(output: tuple[Term, ...]) -> tuple[set[Factor], set[Factor]
     """The factors of a fused attention's result that count heads, and those of the values' width."""
     if len(output) == 4:
         return set(leaves(output[1])), set(leaves(output[3]))
-    *heads, width = factors(output[-1])
-    return {leaf for part in heads for leaf in leaves(part)}, set(leaves(width))
+    parts = factors(output[-1])  # none where one head of one unit is left
+    heads, width = ({leaf for part in some for leaf in leaves(part)} for some in (parts[:-1], parts[-1:]))
+    return heads, width
 
 
 def _named(groups: Sequence[Group]) -> list[Group]:

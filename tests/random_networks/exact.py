@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 from onnx_mdp.graph.check import check, random_feeds, signature
 from onnx_mdp.graph.edit import rewrite
@@ -63,10 +64,11 @@ def assert_exact(example: Example, analysis: Analysis, plan: Plan, runtime: Runt
     assert signature(pruned) == signature(source)
     feeds = _feeds(example, analysis)
     dense = _run(runtime, source, feeds)
-    _assert_equal(dense, _run(runtime, normal, feeds), dense)
-    expected = _run(runtime, masked_original(analysis, plan), feeds)
-    found = _run(runtime, pruned, feeds)
-    _assert_equal(expected, found, dense)
+    assert _error(dense, _run(runtime, normal, feeds), dense) <= FP32_TOLERANCE
+    reference = masked_original(analysis, plan)
+    expected, found = _run(runtime, reference, feeds), _run(runtime, pruned, feeds)
+    error = _error(expected, found, dense)
+    assert error <= FP32_TOLERANCE or error <= _error(expected, _run(runtime, _shaken(reference), feeds), dense)
     alive = {tensor.name for tensor in pruned.graph.initializer}
     cut = bool(edits.bypasses) or not alive.isdisjoint(edits.slices)
     changed = any(_differ(a, b) for a, b in zip(dense, expected, strict=True))
@@ -98,15 +100,31 @@ def _run(runtime: Runtime, model: onnx.ModelProto, feeds: Sequence[Feeds]) -> Re
     return [session.run(f) for f in feeds]
 
 
-def _assert_equal(expected: Results, found: Results, dense: Results) -> None:
-    """Equal to float noise, relative to each output's largest value, which a mask may leave next to nothing of."""
+def _error(expected: Results, found: Results, dense: Results) -> float:
+    """Largest error relative to an output's largest value, of which a mask may leave next to nothing."""
+    worst = 0.0
     for row in zip(expected, found, dense, strict=True):
         for a, b, original in zip(*row, strict=True):
             assert a.shape == b.shape
             assert np.isfinite([a, b]).all()
             scale = max(np.abs(a).max(), 1e-3 * np.abs(original).max())
-            error = float(np.abs(a - b).max() / scale) if scale else 0.0
-            assert error <= FP32_TOLERANCE, f"relative error {error:.1e}"
+            worst = max(worst, float(np.abs(a - b).max() / scale) if scale else 0.0)
+    return worst
+
+
+def _shaken(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every weight changed by about a millionth.
+
+    What that changes, rounding may change too: where large terms cancel, float noise exceeds any fixed tolerance.
+    """
+    rng = np.random.default_rng(0)
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    for tensor in copy.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            shaken = values * (1 + 1e-6 * rng.standard_normal(values.shape))
+            tensor.CopyFrom(numpy_helper.from_array(shaken.astype(np.float32), tensor.name))
+    return copy
 
 
 def _differ(left: Sequence[Array], right: Sequence[Array]) -> bool:

@@ -124,7 +124,8 @@ def partial(net: Net, x: Tensor) -> Tensor:
 
 def spatial_attention(net: Net, x: Tensor) -> Tensor:
     """What all channels agree on weighs each pixel."""
-    gate = conv(net, net.mean(x, [1], keepdims=True), 1, kernel=3)
+    kind = net.pick("ReduceMean", "ReduceMax", "ReduceSum")
+    gate = conv(net, net.reduced(kind, x, 1), 1, kernel=3)
     return net.op("Mul", x, net.op("Sigmoid", gate))
 
 
@@ -154,6 +155,8 @@ def pixel_shuffle(net: Net, x: Tensor) -> Tensor:
 
 def focus(net: Net, x: Tensor) -> Tensor:
     """Every second pixel of space becomes a channel, four times."""
+    if net.pick(False, True):
+        return net.op("SpaceToDepth", x, blocksize=2)
     rows = [part(net, x, 2, i, 2**63 - 1, 2) for i in (0, 1)]
     return net.op("Concat", *(part(net, row, 3, j, 2**63 - 1, 2) for j in (0, 1) for row in rows), axis=1)
 

@@ -15,17 +15,18 @@ WIDTHS = (4, 6, 8, 3, 12, 2, 1)
 def linear(net: Net, x: Tensor, out: int) -> Tensor:
     """A product over the last axis, with or without a bias, in one of the forms exporters write."""
     width = x.shape[-1]
-    form = net.pick("matmul", "transposed", *(["gemm", "gemm transB"] if len(x.shape) == 2 else []))
+    forms = ["matmul", "transposed"] + (["einsum"] if net.opset >= 13 else [])
+    form = net.pick(*forms, *(["gemm", "gemm transB"] * 2 if len(x.shape) == 2 else []))
     bias = net.vector(out) if net.pick(True, False) else None
     if form.startswith("gemm"):
         turned = form.endswith("transB")
         w = net.weight(*((out, width) if turned else (width, out)), fan=width)
         return net.op("Gemm", x, w, *([bias] if bias else []), transB=int(turned), alpha=net.pick(1.0, 0.5))
-    if form == "matmul":
-        w = net.weight(width, out, fan=width)
-    else:
+    if form == "transposed":
         w = net.transpose(net.weight(out, width, fan=width), 1, 0)
-    y = net.op("MatMul", x, w)
+    else:
+        w = net.weight(width, out, fan=width)
+    y = net.op("Einsum", x, w, equation="...i,ij->...j") if form == "einsum" else net.op("MatMul", x, w)
     if bias is None:
         return y
     return net.op("Add", *net.pick((y, bias), (bias, y)))
@@ -117,7 +118,10 @@ def batch_norm(net: Net, x: Tensor) -> Tensor:
 
 def layer_norm(net: Net, x: Tensor) -> Tensor:
     """Over the last axis, as one operator, written out, or without the mean (RMSNorm)."""
-    form = net.pick("written out", "rms", *(["operator"] if net.opset >= 17 else []))
+    forms = ["written out", "rms"] + (["operator"] if net.opset >= 17 else [])
+    form = net.pick(*forms, *(["rms operator"] if net.opset >= 23 else []))
+    if form == "rms operator":
+        return net.op("RMSNormalization", x, net.vector(x.shape[-1], 0.5, 1.5), epsilon=1e-2)
     if form == "operator":
         bias = [net.vector(x.shape[-1])] if net.pick(True, False) else []
         return net.op("LayerNormalization", x, net.vector(x.shape[-1], 0.5, 1.5), *bias, epsilon=1e-2)
@@ -156,7 +160,9 @@ def part(net: Net, x: Tensor, axis: int, start: int, end: int, step: int = 1) ->
 def unusual(net: Net, x: Tensor) -> Tensor:
     """An operator along a random axis that keeps the shape; a pruner may refuse it, but may not guess."""
     axis = net.number(1, len(x.shape) - 1)
-    y: Tensor = net.pick(_softmax, _cumulative, _flipped, _rolled, _permuted, _normalized, _masked)(net, x, axis)
+    y: Tensor = net.pick(_softmax, _cumulative, _flipped, _rolled, _permuted, _normalized, _unit_length, _masked)(
+        net, x, axis
+    )
     return y
 
 
@@ -184,6 +190,11 @@ def _permuted(net: Net, x: Tensor, axis: int) -> Tensor:
 
 def _normalized(net: Net, x: Tensor, axis: int) -> Tensor:
     return net.op("LpNormalization", net.op("Add", net.op("Abs", x), net.scalar(0.1)), axis=axis, p=2)
+
+
+def _unit_length(net: Net, x: Tensor, axis: int) -> Tensor:
+    length = net.reduced(net.pick("ReduceL2", "ReduceL1", "ReduceMax"), x, axis)
+    return net.op("Div", x, net.op("Max", length, net.scalar(0.1)))
 
 
 def _masked(net: Net, x: Tensor, axis: int) -> Tensor:

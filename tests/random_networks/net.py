@@ -35,7 +35,7 @@ class Net:
     def __init__(self, draw: st.DrawFn) -> None:
         self._draw = draw
         self._rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        self.opset: int = draw(st.sampled_from([18, 13, 17, 21, 11]))
+        self.opset: int = draw(st.sampled_from([18, 13, 17, 21, 11, 23]))
         self.dynamic: bool = draw(st.booleans())
         self.batch = 1 if self.dynamic else self.pick(1, 2)
         self.nodes: list[onnx.NodeProto] = []
@@ -180,7 +180,14 @@ class Net:
             [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, self._declared(t.shape)) for t in outputs],
             [numpy_helper.from_array(values, name) for name, values in self.weights.items()],
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
+        imports = [helper.make_opsetid("", self.opset)]
+        return helper.make_model(
+            graph, opset_imports=imports, ir_version=max(9, helper.find_min_ir_version_for(imports))
+        )
+
+    def reduced(self, kind: str, x: Tensor, axis: int) -> Tensor:
+        """A reduction over one axis, which stays with size one."""
+        return self._by_axes(kind, x, [axis], 13 if kind == "ReduceSum" else 18, keepdims=1)
 
     def _by_axes(self, kind: str, x: Tensor, axes: Sequence[int], since: int, **attributes: int) -> Tensor:
         """A node whose axes are an attribute before opset `since`, and an input from then on."""

@@ -26,6 +26,8 @@ Heads = tuple[Tensor, Tensor, Tensor]
 def attention(net: Net, x: Tensor, memory: Tensor | None = None) -> Tensor:
     """Attention of x over itself, or over `memory`; the output has x's width."""
     heads, width = net.pick(2, 3, 4, 1), net.pick(4, 2, 3, 1)
+    if net.opset >= 23 and net.pick(False, True):
+        return _fused(net, x, memory or x, heads, width)
     forms = (
         [separate, split, gathered, interleaved, shared_heads, stacked] if memory is None else [separate, shared_heads]
     )
@@ -40,8 +42,18 @@ def attention(net: Net, x: Tensor, memory: Tensor | None = None) -> Tensor:
     return linear(net, net.reshape(mixed, n, t, h * d), x.shape[2])
 
 
+def _fused(net: Net, x: Tensor, memory: Tensor, heads: int, width: int) -> Tensor:
+    """One operator for all of it."""
+    shared = net.pick(*(s for s in range(1, heads + 1) if heads % s == 0))
+    q, k, v = linear(net, x, heads * width), linear(net, memory, shared * width), linear(net, memory, shared * width)
+    mixed = net.op("Attention", q, k, v, shape=q.shape, q_num_heads=heads, kv_num_heads=shared)
+    return linear(net, mixed, x.shape[2])
+
+
 def _scored(net: Net, q: Tensor, k: Tensor) -> Tensor:
     scale = 1 / math.sqrt(q.shape[-1])
+    if net.opset >= 13 and net.rarely():
+        return net.op("Einsum", net.op("Mul", q, net.scalar(scale)), k, equation="bhid,bhjd->bhij")
     turned = net.transpose(k, 0, 1, 3, 2)
     form = net.pick("query", "both", "scores")
     if form == "scores":
