@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from tests.random_networks.layers import (
     WIDTHS,
+    Step,
     activation,
     batch_norm,
     channel_scale,
@@ -207,7 +206,8 @@ def skip(net: Net, x: Tensor) -> Tensor:
     """Joins an earlier tensor, whatever it was made by."""
     same = [t for t in net.seen if t.shape == x.shape and t != x]
     near = [t for t in net.seen if len(t.shape) == 4 and t.shape[2:] == x.shape[2:] and t != x]
-    if same and net.pick(True, False):
+    same_shape = bool(same) and net.pick(True, False)
+    if same_shape:
         return net.op(net.pick("Add", "Mul", "Sub", "Max"), x, net.pick(*same))
     return net.op("Concat", x, net.pick(*near), axis=1) if near else plain(net, x)
 
@@ -220,7 +220,6 @@ def window_mix(net: Net, x: Tensor) -> Tensor:
     return net.reshape(net.transpose(mixed, 0, 2, 1), n, mixed.shape[2], h, w)
 
 
-Step = Callable[[Net, Tensor], Tensor]
 SIMPLE: tuple[Step, ...] = (
     *(plain, plain, grouped, activation, activation, normalized, normalized, normalized),
     *(squeeze_excite, gate, partial, shuffle, window_mix),
@@ -237,7 +236,7 @@ def image_step(net: Net, x: Tensor) -> Tensor:
     """One layer; too many channels are brought down first."""
     if x.shape[1] > WIDEST:
         x = conv(net, x, 8)
-    y: Tensor = net.pick(*STEPS)(net, x)
+    y = net.pick(*STEPS)(net, x)
     if min(y.shape[2:]) > 3 and net.rarely():
         y = conv(net, y, net.pick(*WIDTHS), kernel=3, stride=2)
     return y

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from tests.random_networks.net import Net, Tensor
 
+Step = Callable[[Net, Tensor], Tensor]
 WIDTHS = (4, 6, 8, 3, 12, 2, 1)
 
 
@@ -68,11 +70,11 @@ def _leaky_where(net: Net, x: Tensor) -> Tensor:
     return net.op("Where", net.op("Greater", x, net.scalar(0.0)), x, below)
 
 
-def _named(kind: str, **attributes: float) -> Callable[[Net, Tensor], Tensor]:
+def _named(kind: str, **attributes: Any) -> Step:
     return lambda net, x: net.op(kind, x, **attributes)
 
 
-ACTIVATIONS: tuple[Callable[[Net, Tensor], Tensor], ...] = (
+ACTIVATIONS: tuple[Step, ...] = (
     _named("Relu"),
     *(_silu, _gelu, _hard_swish, _clip, _shifted_inverse, _bounded_ratio, _leaky_where),
     *(_named(kind) for kind in ("Sigmoid", "HardSigmoid", "Softplus", "Tanh", "Elu", "Softsign", "Identity", "Cos")),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 Shape = tuple[int, ...]
+Choice = TypeVar("Choice")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Net:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.seen: list[Tensor] = []
 
-    def pick(self, *choices: Any) -> Any:
+    def pick(self, *choices: Choice) -> Choice:
         """One of the choices; failures shrink towards the first."""
         return self._draw(st.sampled_from(choices))
 
@@ -128,14 +129,15 @@ class Net:
     def reshape(self, x: Tensor, *sizes: int) -> Tensor:
         """Reshape to sizes whose first is the batch, spelled in one of the ways exporters do."""
         spelled = list(sizes)
-        ways = ["zero", "infer"] + (["computed"] if self.dynamic else ["literal"])
+        ways: list[str] = ["zero", "infer"] + (["computed"] if self.dynamic else ["literal"])
         way = self.pick(*ways) if sizes[0] == x.shape[0] else "infer"
         if way == "computed":
             return self.op("Reshape", x, self._shape_of(x, sizes), shape=sizes)
         if way != "literal":
             spelled[0] = 0 if way == "zero" else -1
         free = [i for i in range(1, len(sizes)) if way != "infer"]
-        if free and self.pick(False, True):
+        infer_one = bool(free) and self.pick(False, True)
+        if infer_one:
             spelled[self.pick(*free)] = -1
         return self.op("Reshape", x, self.ints(*spelled), shape=sizes)
 
@@ -189,7 +191,7 @@ class Net:
         """A reduction over one axis, which stays with size one."""
         return self._by_axes(kind, x, [axis], 13 if kind == "ReduceSum" else 18, keepdims=1)
 
-    def _by_axes(self, kind: str, x: Tensor, axes: Sequence[int], since: int, **attributes: int) -> Tensor:
+    def _by_axes(self, kind: str, x: Tensor, axes: Sequence[int], since: int, **attributes: Any) -> Tensor:
         """A node whose axes are an attribute before opset `since`, and an input from then on."""
         if self.opset < since:
             return self.op(kind, x, axes=list(axes), **attributes)

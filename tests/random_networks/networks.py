@@ -11,6 +11,7 @@ from onnx import TensorProto
 from tests.random_networks.images import conv, image_step
 from tests.random_networks.layers import (
     WIDTHS,
+    Step,
     activation,
     batch_norm,
     channel_scale,
@@ -45,9 +46,9 @@ def networks(draw: st.DrawFn) -> Example:
     return Example(net.model(outputs), net.dynamic)
 
 
-def _grow(net: Net, x: Tensor, step: object, most: int) -> Tensor:
+def _grow(net: Net, x: Tensor, step: Step, most: int) -> Tensor:
     for _ in range(net.number(1, most)):
-        x = step(net, x)  # type: ignore[operator]
+        x = step(net, x)
         net.seen.append(x)
     return x
 

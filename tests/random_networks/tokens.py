@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from tests.random_networks.layers import (
     WIDTHS,
+    Step,
     activation,
     channel_scale,
     glu,
@@ -284,7 +284,6 @@ def join(net: Net, x: Tensor) -> Tensor:
     return net.op("Concat", x, net.pick(*near), axis=2) if near and x.shape[2] < 16 else projection(net, x)
 
 
-Step = Callable[[Net, Tensor], Tensor]
 STEPS: tuple[Step, ...] = (
     *(block, block, block, projection, attention, mlp, layer_norm, activation, class_token, merging, cross, join),
     *(unusual, lambda net, x: channel_scale(net, x, 2)),
@@ -295,5 +294,4 @@ def token_step(net: Net, x: Tensor) -> Tensor:
     """One layer."""
     if x.shape[1] > 12:
         x = part(net, x, 1, 0, 6)
-    y: Tensor = net.pick(*STEPS)(net, x)
-    return y
+    return net.pick(*STEPS)(net, x)
