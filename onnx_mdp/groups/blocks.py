@@ -7,11 +7,12 @@ its last operators multiply with, so it can be proven the same way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.groups.couple import Coupling
+from onnx_mdp.rules.line import Line
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def _silence(coupling: Coupling, tensor: str, inside: frozenset[int]) -> list[st
         found = _silence_node(coupling, node, inside, silent)
         if found is not None:
             silent.update(dict.fromkeys(node.outputs, found))
-    return silent.get(tensor)
+    result = silent.get(tensor)
+    return result if result is not None and _stays_defined(coupling, inside, result) else None
 
 
 def _silence_node(
@@ -115,7 +117,7 @@ def _silence_node(
     network, line = coupling.network, coupling.lines.get(node.index)
     if line is None or line.zero is None:
         return None
-    inputs = {op.name: name for op, name in zip(line.inputs, node.inputs, strict=False) if name}
+    inputs = _inputs(line, node)
     found: list[str] = []
     for clause in line.zero:
         usable: list[list[str]] = []
@@ -131,6 +133,28 @@ def _silence_node(
         shortest: list[str] = min(usable, key=len)
         found += shortest
     return found
+
+
+def _stays_defined(coupling: Coupling, inside: frozenset[int], silenced: Iterable[str]) -> bool:
+    """Whether nothing in the block is divided by zero once the weights are zero."""
+    zero: set[str | None] = {None, *silenced}
+    for index in sorted(inside):
+        node, line = coupling.network.nodes[index], coupling.lines.get(index)
+        if line is None:
+            continue
+        inputs = _inputs(line, node)
+        if any(inputs[name] in zero for name in line.nonzero if name in inputs):
+            return False
+        if line.zero is not None and all(
+            any(inputs.get(name.removesuffix("?")) in zero for name in clause) for clause in line.zero
+        ):
+            zero.update(filter(None, node.outputs))
+    return True
+
+
+def _inputs(line: Line, node: Node) -> dict[str, str]:
+    """The tensors of the rule's operands, without those that are absent."""
+    return {op.name: name for op, name in zip(line.inputs, node.inputs, strict=False) if name}
 
 
 def _owned(network: Network, name: str, inside: frozenset[int]) -> bool:
