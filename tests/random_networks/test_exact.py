@@ -37,6 +37,7 @@ def examine(count: int, runtime: Runtime) -> list[Outcome]:
 
 def cut(example: Example, data: st.DataObject, runtime: Runtime) -> Outcome:
     """Cut a network by a random plan; what was cut can be cut again."""
+    note(f"ONNX_MDP_SEED={SEED}")
     note(described(example.model))
     analysis = analysis_of(example.model)
     plan = draw_plan(data, analysis)
