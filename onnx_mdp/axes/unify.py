@@ -27,15 +27,23 @@ class Unifier:
     def resolve(self, term: Term) -> Term:
         """The term with every bound factor replaced, in normal form."""
         if isinstance(term, Factor):
-            bound = self._bindings.get(term)
-            if bound is None:
-                return term
-            resolved = self._bindings[term] = self.resolve(bound)
-            return resolved
+            return self._resolve_factor(term)
         parts = [self.resolve(part) for part in term.parts]
         if all(new is old for new, old in zip(parts, term.parts, strict=True)):
             return term
         return prod(parts) if isinstance(term, Prod) else concat(parts)
+
+    def _resolve_factor(self, factor: Factor) -> Term:
+        """Follows the bindings in a loop, as chains of factors grow with the depth of a network, and shortens them."""
+        chain: list[Factor] = []
+        term: Term = factor
+        while isinstance(term, Factor) and term in self._bindings:
+            chain.append(term)
+            term = self._bindings[term]
+        resolved = term if isinstance(term, Factor) else self.resolve(term)
+        for link in chain:
+            self._bindings[link] = resolved
+        return resolved
 
     def unify(self, left: Term, right: Term) -> None:
         """Make both terms denote the same units.

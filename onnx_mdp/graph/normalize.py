@@ -16,7 +16,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import count
 
 import numpy as np
 import onnx
@@ -126,6 +127,7 @@ def _copy_shared(graph: onnx.GraphProto) -> None:
     uses = Counter(name for node in graph.node for name in node.input)
     outputs = {value.name for value in graph.output}
     shared = {t.name: t for t in graph.initializer if uses[t.name] > 1 and _copied(t) and t.name not in outputs}
+    taken = {t.name for t in graph.initializer}  # a pruned model may hold copies already
     seen: Counter[str] = Counter()
     copies = []
     for node in graph.node:
@@ -134,10 +136,16 @@ def _copy_shared(graph: onnx.GraphProto) -> None:
                 continue
             if seen[name]:
                 copy = onnx.TensorProto.FromString(shared[name].SerializeToString())
-                copy.name = node.input[i] = f"{name}{COPY_MARK}{seen[name]}"
+                copy.name = node.input[i] = _free_name(f"{name}{COPY_MARK}", seen[name], taken)
+                taken.add(copy.name)
                 copies.append(copy)
             seen[name] += 1
     graph.initializer.extend(copies)
+
+
+def _free_name(stem: str, number: int, taken: Collection[str]) -> str:
+    """The stem with the first number from `number` on that gives a name not taken."""
+    return next(name for i in count(number) if (name := f"{stem}{i}") not in taken)
 
 
 def _copied(tensor: onnx.TensorProto) -> bool:

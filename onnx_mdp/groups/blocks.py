@@ -7,11 +7,12 @@ its last operators multiply with, so it can be proven the same way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.groups.couple import Coupling
+from onnx_mdp.rules.line import Line
 
 
 @dataclass(frozen=True)
@@ -95,24 +96,65 @@ def _region(network: Network, entry: str, branch: str, add: Node) -> frozenset[i
 
 
 def _silence(coupling: Coupling, tensor: str, inside: frozenset[int]) -> list[str] | None:
-    """Initializers of the block whose zeroing makes the tensor zero; None where no set of them does."""
-    network = coupling.network
-    if network.is_float_weight(tensor):
-        return [tensor] if _owned(network, tensor, inside) else None
-    producer = network.producers.get(tensor)
-    line = coupling.lines.get(producer.index) if producer and producer.index in inside else None
-    if producer is None or line is None or line.zero is None:
+    """Initializers of the block whose zeroing makes the tensor zero; None where no set of them does.
+
+    Node by node in graph order, as the ways back through nested blocks are exponentially many.
+    """
+    silent: dict[str, list[str]] = {}
+    for index in sorted(inside):
+        node = coupling.network.nodes[index]
+        found = _silence_node(coupling, node, inside, silent)
+        if found is not None:
+            silent.update(dict.fromkeys(node.outputs, found))
+    result = silent.get(tensor)
+    return result if result is not None and _stays_defined(coupling, inside, result) else None
+
+
+def _silence_node(
+    coupling: Coupling, node: Node, inside: frozenset[int], silent: Mapping[str, list[str]]
+) -> list[str] | None:
+    """Initializers whose zeroing makes the node's outputs zero, given those for the tensors before it."""
+    network, line = coupling.network, coupling.lines.get(node.index)
+    if line is None or line.zero is None:
         return None
-    inputs = {op.name: name for op, name in zip(line.inputs, producer.inputs, strict=False) if name}
+    inputs = _inputs(line, node)
     found: list[str] = []
     for clause in line.zero:
-        names = [inputs.get(name.removesuffix("?")) for name in clause]
-        choices: list[list[str] | None] = [[] if name is None else _silence(coupling, name, inside) for name in names]
-        usable = [choice for choice in choices if choice is not None]
+        usable: list[list[str]] = []
+        for name in [inputs.get(name.removesuffix("?")) for name in clause]:
+            if name is None:
+                usable.append([])
+            elif name in silent:
+                usable.append(silent[name])
+            elif network.is_float_weight(name) and _owned(network, name, inside):
+                usable.append([name])
         if not usable:
             return None
-        found += sorted(usable, key=len)[0]
+        shortest: list[str] = min(usable, key=len)
+        found += shortest
     return found
+
+
+def _stays_defined(coupling: Coupling, inside: frozenset[int], silenced: Iterable[str]) -> bool:
+    """Whether nothing in the block is divided by zero once the weights are zero."""
+    zero: set[str | None] = {None, *silenced}
+    for index in sorted(inside):
+        node, line = coupling.network.nodes[index], coupling.lines.get(index)
+        if line is None:
+            continue
+        inputs = _inputs(line, node)
+        if any(inputs[name] in zero for name in line.nonzero if name in inputs):
+            return False
+        if line.zero is not None and all(
+            any(inputs.get(name.removesuffix("?")) in zero for name in clause) for clause in line.zero
+        ):
+            zero.update(filter(None, node.outputs))
+    return True
+
+
+def _inputs(line: Line, node: Node) -> dict[str, str]:
+    """The tensors of the rule's operands, without those that are absent."""
+    return {op.name: name for op, name in zip(line.inputs, node.inputs, strict=False) if name}
 
 
 def _owned(network: Network, name: str, inside: frozenset[int]) -> bool:

@@ -90,6 +90,11 @@ class Coupling:
     spared: Spared
 
     @cached_property
+    def contracting(self) -> frozenset[int]:
+        """Indices of the nodes that sum over more than one unit."""
+        return frozenset(c.node.index for c in self.contractions if c.term.size > 1)
+
+    @cached_property
     def members(self) -> Mapping[Factor, tuple[tuple[str, int], ...]]:
         """The (initializer, axis) pairs of floating point weights that carry each factor, in graph order."""
         found: dict[Factor, dict[tuple[str, int], None]] = {}

@@ -53,12 +53,15 @@ def masks(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
 
 
 def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor, int]) -> tuple[Values, Attributes]:
-    """The integers that change: initializer -> index -> value, and node -> attribute -> value."""
+    """The integers that change: initializer -> index -> value, and node -> attribute -> value.
+
+    One that holds a size that stays may change too: a bound counted from the end of an axis that shrinks.
+    """
     values: Values = {}
     attributes: Attributes = {}
-    for resize in resizes:
+    for resize in resizes if widths else ():
         slot, new = resize.slot, size(resize.term, widths)
-        if new == resize.term.size:
+        if new == _held(network, resize):
             continue
         if isinstance(slot, Literal):
             values.setdefault(slot.initializer, {})[slot.index] = new
@@ -68,6 +71,15 @@ def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor,
             elements = list(network.nodes[slot.node].attributes[slot.name])
             attributes.setdefault(slot.node, {}).setdefault(slot.name, elements)[slot.index] = new
     return values, attributes
+
+
+def _held(network: Network, resize: Resize) -> int:
+    """The integer that stands in the graph now."""
+    slot = resize.slot
+    if isinstance(slot, Literal):
+        return int(network.values[slot.initializer].reshape(-1)[slot.index])
+    value = network.nodes[slot.node].attributes.get(slot.name, resize.term.size)
+    return int(value if slot.index is None else value[slot.index])
 
 
 def rescaled(coupling: Coupling, widths: Mapping[Factor, int], attributes: Attributes) -> dict[str, Array]:

@@ -162,8 +162,7 @@ def _kind(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]
     if any(_counts_groups(coupling, factor, name) for name, _ in members):
         return "group"
     producers = _producers(coupling, factor, members).values()
-    contracting = {c.node.index for c in coupling.contractions if c.term.size > 1}
-    sources = {node.index: node.op for node in producers if node.index in contracting}
+    sources = {node.index: node.op for node in producers if node.index in coupling.contracting}
     if len(sources) > 1:
         return "stream"
     ops = sources.values() or [node.op for node in producers]
@@ -214,8 +213,9 @@ def _heads_and_width(output: tuple[Term, ...]) -> tuple[set[Factor], set[Factor]
     """The factors of a fused attention's result that count heads, and those of the values' width."""
     if len(output) == 4:
         return set(leaves(output[1])), set(leaves(output[3]))
-    *heads, width = factors(output[-1])
-    return {leaf for part in heads for leaf in leaves(part)}, set(leaves(width))
+    parts = factors(output[-1])  # none where one head of one unit is left
+    heads, width = ({leaf for part in some for leaf in leaves(part)} for some in (parts[:-1], parts[-1:]))
+    return heads, width
 
 
 def _named(groups: Sequence[Group]) -> list[Group]:

@@ -4,12 +4,16 @@ A sum over units loses nothing by a cut if what it adds for a dropped unit is ze
 always is. Without one (query times key), some operand has to carry the zero from its own weights through operators
 that keep it, as their rules' zero clauses say.
 
+A factor may lie on two axes, as when one matrix makes both sides of a product. Weights are zero at a dropped unit of
+either axis; of a computed tensor it is not known which of its axes the zero is on, so nothing is said there.
+
 Some operators have no value at zero. A unit whose denominator would be zero is masked through its other weights: those
 the denominator is computed from are spared.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from onnx_mdp.axes.terms import Factor, Term, leaves
@@ -63,20 +67,30 @@ def _sources(network: Network, axes: Axes, tensor: str, factor: Factor) -> Itera
 def zero_factors(network: Network, axes: Axes, lines: Mapping[int, Line], spared: Spared) -> Zero:
     """For every tensor, the factors at whose dropped units it is zero once all their unspared weights are."""
     zero: dict[str, frozenset[Factor]] = {}
+    constant = set(network.weights)
     for name in network.weights:
         if network.is_float_weight(name):
             zero[name] = carried(axes.get(name, ())) - spared.get(name, frozenset())
     for node in network.nodes:
+        if constant.issuperset(filter(None, node.inputs)):
+            constant.update(node.outputs)
         line = lines.get(node.index)
         if line is None or line.zero is None:
             continue
         inputs = {op.name: name for op, name in zip(line.inputs, node.inputs, strict=False) if name}
+        unclear = [_repeated(axes.get(name, ())) for name in {*node.inputs, *node.outputs} - constant]
         for output in node.outputs:
-            holds = carried(axes.get(output, ()))
+            holds = carried(axes.get(output, ())).difference(*unclear)
             for clause in line.zero:
                 holds &= _clause(clause, inputs, axes, zero, holds)
             zero[output] = holds
     return zero
+
+
+def _repeated(terms: tuple[Term, ...]) -> frozenset[Factor]:
+    """The factors that occur on more than one axis."""
+    counts = Counter(leaf for term in terms for leaf in set(leaves(term)))
+    return frozenset(leaf for leaf, count in counts.items() if count > 1)
 
 
 def carried(terms: tuple[Term, ...]) -> frozenset[Factor]:

@@ -42,15 +42,15 @@ def transpose(view: View) -> str:
     return f"{operand('x', names)} -> {operand('y', [names[i] for i in order])}"
 
 
-@rule("Squeeze", zero="x")
+@rule("Squeeze", why="a Squeeze without axes would drop it at size one", zero="x")
 def squeeze(view: View) -> str | Refusal:
-    """Drops axes of size one."""
+    """Drops axes of size one; one that names none would also drop those that a cut leaves with one unit."""
     axes = view.ints_or_attr(1, "axes")
     if axes is None and view.has(1):
         return Refusal("the squeezed axes are computed from data")
     dropped = [i for i, s in enumerate(view.shape(0)) if s == 1] if axes is None else [view.axis(a) for a in axes]
-    names = spell(view.rank(0))
-    x = ["1" if i in dropped else n for i, n in enumerate(names)]
+    names, lock = spell(view.rank(0)), "!" if axes is None else ""
+    x = ["1" if i in dropped else f"{lock}{n}" for i, n in enumerate(names)]
     return f"{operand('x', x)} -> {operand('y', [n for i, n in enumerate(names) if i not in dropped])}"
 
 

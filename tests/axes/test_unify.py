@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -210,6 +211,15 @@ def test_channel_shuffle_makes_both_halves_one() -> None:
     left, right, two, half = Factor(58), Factor(58), Factor(2), Factor(58)
     unifier.unify(concat([left, right]), prod([two, half]))
     assert unifier.resolve(left) == unifier.resolve(right) == unifier.resolve(half)
+
+
+def test_chains_of_factors_as_long_as_a_network_resolve() -> None:
+    """A stream through a thousand layers is a thousand factors bound one to the next."""
+    unifier = Unifier()
+    chain = [Factor(8) for _ in range(5000)]
+    for left, right in itertools.pairwise(chain):
+        unifier.unify(left, right)
+    assert unifier.resolve(chain[0]) is unifier.resolve(chain[2500]) is chain[-1]
 
 
 def test_sums_are_cut_from_the_left() -> None:

@@ -119,6 +119,19 @@ def test_normal_form_turns_constants_into_initializers_and_unties_vectors() -> N
     onnx.checker.check_model(model)
 
 
+def test_copies_take_no_name_that_is_there_already() -> None:
+    """A model that was pruned before may hold copies from then."""
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["a"]),
+        helper.make_node("Add", ["a", "b"], ["c"]),
+        helper.make_node("Gemm", ["c", "w", "b::use1"], ["y"]),
+    ]
+    model = build_model(nodes, {"x": (1, 4)}, ["y"], {"b": (4,), "w": (4, 2), "b::use1": (2,)})
+    normalize(model, {})
+    assert sorted(t.name for t in model.graph.initializer) == ["b", "b::use1", "b::use2", "w"]
+    assert [n.input[1] for n in model.graph.node] == ["b", "b::use2", "w"]
+
+
 def test_weights_listed_as_inputs_are_weights() -> None:
     model = build_model([helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": (1, 4)}, ["y"], {"w": (4, 2)})
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, (4, 2)))

@@ -68,6 +68,20 @@ def test_branch_that_cannot_be_silenced_is_no_block() -> None:
     assert not analysis_of(build_model(nodes, {"x": (2, 3)}, ["y"], weights)).blocks
 
 
+def test_branch_that_divides_by_its_own_length_is_no_block() -> None:
+    """Silenced, it would be 0/0, and no mask could prove the removal."""
+    nodes = [
+        node("MatMul", ["x", "w0"], ["a"]),
+        node("MatMul", ["a", "w1"], ["b"]),
+        node("ReduceL2", ["b", "axis"], ["length"]),
+        node("Div", ["b", "length"], ["c"]),
+        node("Add", ["a", "c"], ["d"]),
+        node("MatMul", ["d", "w2"], ["y"]),
+    ]
+    weights = {"w0": (3, 8), "w1": (8, 8), "w2": (8, 2), "axis": np.array([1], np.int64)}
+    assert not analysis_of(build_model(nodes, {"x": (2, 3)}, ["y"], weights)).blocks
+
+
 def test_gated_branch_is_silenced_by_its_gate(runtime: Runtime) -> None:
     """A product is zero when one side is: silencing the value path is enough."""
     nodes = [

@@ -285,6 +285,21 @@ def test_product_of_activations_behind_a_relu_is_free(runtime: Runtime) -> None:
     assert [(g.kind, g.units) for g in cut.analysis.groups] == [("qk", 8)]
 
 
+def test_zero_on_one_axis_is_not_taken_for_one_on_the_other() -> None:
+    """v is zero at a dropped unit, so kT v is on its last axis; the units that q sums over are on the other one."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["v"]),
+        node("Sigmoid", ["v"], ["q"]),
+        node("Transpose", ["q"], ["k"], perm=[0, 2, 1]),
+        node("MatMul", ["k", "v"], ["context"]),
+        node("MatMul", ["q", "context"], ["mixed"], name="sum"),
+        node("MatMul", ["mixed", "wo"], ["y"]),
+    ]
+    analysis = analysis_of(build_model(nodes, {"x": (1, 5, 3)}, ["y"], {"w": (3, 8), "wo": (8, 2)}))
+    assert not analysis.groups
+    assert "does not keep zero (MatMul sum)" in reasons(analysis, "w")
+
+
 def test_mean_over_channels_keeps_its_divisor(runtime: Runtime) -> None:
     nodes = [node("Conv", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("ReduceMean", ["b", "axes"], ["y"])]
     model = build_model(nodes, {"x": (1, 3, 4, 4)}, ["y"], {"w": (8, 3, 1, 1), "axes": ints(1)})
@@ -371,6 +386,47 @@ def test_shared_shape_constant_does_not_tie_layers(runtime: Runtime) -> None:
     weights = {"w1": (3, 8), "w2": (8, 8), "w3": (8, 2), "shape": ints(-1, 2, 4), "flat": ints(-1, 8)}
     cut = assert_exact(build_model(nodes, {"x": (5, 3)}, ["y"], weights), runtime)
     assert sorted(g.units for g in cut.analysis.groups) == [2, 2, 4, 4]
+
+
+def test_bound_from_the_end_follows_where_only_its_part_shrinks(runtime: Runtime) -> None:
+    """x[:, -4:] of ten: the literal -4 has to change although what it stands for, the first six, stays."""
+    nodes = [
+        node("MatMul", ["x", "w1"], ["a"]),
+        node("Slice", ["a", "start", "end", "axis"], ["b"]),
+        node("Slice", ["a", "zero", "start", "axis"], ["c"]),
+        node("Softmax", ["c"], ["d"]),
+        node("MatMul", ["b", "w2"], ["e"]),
+        node("MatMul", ["d", "w3"], ["f"]),
+        node("Add", ["e", "f"], ["y"]),
+    ]
+    weights = {"w1": (3, 10), "w2": (4, 2), "w3": (6, 2), "start": ints(-4), "end": ints(2**63 - 1)}
+    model = build_model(nodes, {"x": (2, 3)}, ["y"], {**weights, "zero": ints(0), "axis": ints(1)})
+    cut = assert_exact(model, runtime)
+    assert units(cut.analysis) == {"w1": 4}
+
+
+def test_unit_that_is_divided_by_a_weight_is_cut(runtime: Runtime) -> None:
+    nodes = [
+        node("MatMul", ["x", "w1"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("Div", ["b", "d"], ["c"]),
+        node("MatMul", ["c", "w2"], ["y"]),
+    ]
+    model = build_model(nodes, {"x": (16, 3)}, ["y"], {"w1": (3, 8), "d": (8,), "w2": (8, 2)})
+    assert units(assert_exact(model, runtime).analysis) == {"w1": 8}
+
+
+def test_axis_that_a_squeeze_without_axes_could_drop_is_locked() -> None:
+    nodes = [
+        node("MatMul", ["x", "w1"], ["a"]),
+        node("Reshape", ["a", "shape"], ["b"]),
+        node("Squeeze", ["b"], ["c"], name="bare"),
+        node("MatMul", ["c", "w2"], ["y"]),
+    ]
+    weights = {"w1": (3, 8), "shape": ints(5, 1, 8), "w2": (8, 2)}
+    analysis = analysis_of(build_model(nodes, {"x": (5, 3)}, ["y"], weights))
+    assert not analysis.groups
+    assert "a Squeeze without axes would drop it at size one (Squeeze bare)" in reasons(analysis, "w1")
 
 
 @pytest.mark.parametrize("pattern", ["w1", "layer*", "s"])

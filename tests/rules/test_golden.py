@@ -95,6 +95,7 @@ CASES = [
     Case("Flatten", (X,)),
     Case("Transpose", (X,), {"perm": [0, 2, 3, 1]}),
     Case("Squeeze", ((1, 5, 8), ints(0))),
+    Case("Squeeze", ((1, 5, 8),), note="no axes"),
     Case("Unsqueeze", ((5, 8), ints(0, 2))),
     Case("Expand", ((5, 1, 8), ints(5, 3, 8))),
     Case("Shape", ((5, 8),)),
