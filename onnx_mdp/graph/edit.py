@@ -26,12 +26,14 @@ class Edits:
     values      initializer -> flat index -> new integer
     attributes  node index -> attribute -> new value
     bypasses    tensor -> the tensor its readers take instead
+    scales      tensor -> the scalar its values are multiplied with, in the tensor's type
     """
 
     slices: Mapping[str, Mapping[int, NDArray[np.int64]]] = field(default_factory=dict)
     values: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     attributes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     bypasses: Mapping[str, str] = field(default_factory=dict)
+    scales: Mapping[str, Array] = field(default_factory=dict)
 
 
 def rewrite(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
@@ -53,6 +55,9 @@ def rewrite(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
             values = np.array(alive[name].values)
             values.reshape(-1)[list(elements)] = list(elements.values())
             alive[name].values = values
+    for name, scale in edits.scales.items():
+        if name in alive:
+            _scale(graph, alive[name], scale)
     _merge_copies(alive)
     for tensor in alive.values():
         if isinstance(tensor, gs.Variable) and tensor not in graph.outputs and tensor not in graph.inputs:
@@ -96,6 +101,17 @@ def _bypass(graph: gs.Graph, tensor: gs.Tensor, replacement: gs.Tensor) -> None:
     if any(output is tensor for output in graph.outputs):
         tensor.inputs.clear()
         graph.nodes.append(gs.Node("Identity", f"{tensor.name}/bypass", inputs=[replacement], outputs=[tensor]))
+
+
+def _scale(graph: gs.Graph, tensor: gs.Tensor, scale: Array) -> None:
+    """Multiply a weight in place, and anything else by one more node."""
+    if isinstance(tensor, gs.Constant):
+        tensor.values = tensor.values * scale
+        return
+    scaled = gs.Variable(f"{tensor.name}/scaled")
+    _bypass(graph, tensor, scaled)
+    factor = gs.Constant(f"{tensor.name}/scale", scale)
+    graph.nodes.append(gs.Node("Mul", scaled.name, inputs=[tensor, factor], outputs=[scaled]))
 
 
 def _merge_copies(tensors: Mapping[str, gs.Tensor]) -> None:

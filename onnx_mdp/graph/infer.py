@@ -17,21 +17,11 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from onnx_mdp.graph import contrib
 from onnx_mdp.graph.shapes import Array, Shape, dims
 
 _SMALL = 4096  # elements: values of larger tensors are never shapes
 _DEFAULT_DOMAIN = ("", "ai.onnx")
-# Contrib operators by the standard operator whose shapes they have, and its number of inputs.
-_LIKE = {
-    **dict.fromkeys(("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "BiasSplitGelu"), ("Identity", 1)),
-    **dict.fromkeys(
-        ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "EmbedLayerNormalization"), ("Identity", 1)
-    ),
-    "SimplifiedLayerNormalization": ("Identity", 1),
-    "FusedConv": ("Conv", 3),
-    "FusedGemm": ("Gemm", 3),
-    "FusedMatMul": ("MatMul", 2),
-}
 
 
 @dataclass
@@ -105,10 +95,10 @@ class _Inference:
         return all(name in self.facts.shapes for name in node.input if name)
 
     def _by_schema(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
-        if node.domain == "com.microsoft" and node.op_type in _LIKE:
-            op, count = _LIKE[node.op_type]
-            plain = onnx.helper.make_node(op, node.input[:count], node.output[:1])
-            plain.attribute.extend(a for a in node.attribute if a.name in _SHAPING)
+        if node.domain == contrib.DOMAIN:
+            plain = contrib.standard_form(node)
+            if plain is None:
+                return self._by_formula(node)
             node = plain
         domain = "" if node.domain in _DEFAULT_DOMAIN else node.domain
         try:
@@ -118,6 +108,15 @@ class _Inference:
             return onnx.shape_inference.infer_node_outputs(schema, node, types, small, opset_imports=self.imports)
         except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError, KeyError):
             return {}
+
+    def _by_formula(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        shapes = contrib.output_shapes(node, [self.facts.shapes.get(name) for name in node.input])
+        elem = self.facts.types.get(node.input[contrib.output_type(node)], 0)
+        return {
+            name: onnx.helper.make_tensor_type_proto(elem, shape)
+            for name, shape in zip(node.output, shapes, strict=False)
+            if name and elem
+        }
 
     def _type(self, name: str) -> onnx.TypeProto:
         return onnx.helper.make_tensor_type_proto(self.facts.types[name], self.facts.shapes.get(name))
@@ -147,6 +146,3 @@ class _Inference:
         if key not in self.evaluators:
             self.evaluators[key] = ReferenceEvaluator(plain, opsets={"": self.opsets.get("", 1)})
         return self.evaluators[key]
-
-
-_SHAPING = {"axis", "axes", "auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "transA", "transB"}

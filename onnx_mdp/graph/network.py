@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -97,6 +98,10 @@ class Network:
         for name in self.weights:
             found.setdefault(original_name(name), []).append(name)
         return {name: tuple(names) for names in found.values() if len(names) > 1 for name in names}
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The numpy type of a tensor's elements."""
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.types[name]))
 
     def is_float_weight(self, name: str) -> bool:
         """Whether the tensor is an initializer of floating point numbers."""

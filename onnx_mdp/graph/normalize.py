@@ -2,6 +2,7 @@
 
 * Model-local functions are inlined, `Constant` nodes become initializers.
 * What depends neither on data nor on a symbolic size is folded (`onnx_mdp.graph.fold`).
+* Sizes and scales that operators derive from a width are stated (`onnx_mdp.graph.explicit`).
 * Initializers that are also graph inputs stop being inputs (a cut weight could not be overridden anyway).
 * A vector or an integer list with several uses gets one copy per use. Exporters merge equal biases of unrelated
   layers, and one shared shape list would tie every layer that reads it. Weights of two and more dimensions are
@@ -19,6 +20,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.inliner import inline_local_functions
 
+from onnx_mdp.graph.explicit import make_explicit
 from onnx_mdp.graph.fold import fold
 from onnx_mdp.graph.shapes import Shape
 
@@ -37,6 +39,7 @@ def normalize(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
     _drop_weight_inputs(model.graph)
     fold(model, asked)
     _constants_to_initializers(model.graph)  # of branches that were inlined
+    make_explicit(model, asked)
     _copy_shared(model.graph)
 
 

@@ -54,6 +54,18 @@ class Contraction:
     operands: tuple[tuple[str, int], ...]
 
 
+@dataclass(frozen=True)
+class Rescale:
+    """A tensor, or a float attribute, to be multiplied with a power of the ratio by which `term` shrinks.
+
+    It stands for a size inside an operator's formula (the n of a mean) that a cut must not change.
+    """
+
+    target: str | AttributeSlot
+    term: Term
+    power: float
+
+
 @dataclass(frozen=True, eq=False)
 class Coupling:
     """The solved axes of a network.
@@ -66,6 +78,7 @@ class Coupling:
     axes: Mapping[str, tuple[Term, ...]]
     frozen: Mapping[Factor, tuple[Freeze, ...]]
     resizes: tuple[Resize, ...]
+    rescales: tuple[Rescale, ...]
     contractions: tuple[Contraction, ...]
     lines: Mapping[int, Line]
     refusals: Mapping[int, str]
@@ -100,6 +113,7 @@ class _Coupler:
         self.axes: dict[str, tuple[Term, ...]] = {}
         self.freezes: list[tuple[Term, Freeze]] = []
         self.resizes: list[Resize] = []
+        self.rescales: list[Rescale] = []
         self.contractions: list[Contraction] = []
         self.lines: dict[int, Line] = {}
         self.refusals: dict[int, str] = {}
@@ -145,12 +159,13 @@ class _Coupler:
             for axis, term in zip(operand.axes or (), self._axes_of(name), strict=True):
                 expr = build(axis.expr, terms)
                 self._unify(term, expr, node)
-                if axis.frozen:
-                    self.freezes.append((expr, freeze))
+                self.freezes.extend((build(part, terms), freeze) for part in axis.frozen)
         for left, right in line.equations:
             self._unify(build(left, terms), build(right, terms), node)
         for size in line.sizes:
             self._hold(node, line, size.target, size.index, build(size.expr, terms))
+        for times in line.times:
+            self.rescales.append(Rescale(_target(node, line, times.target), build(times.expr, terms), times.power))
         self._note_contractions(node, line, operands, terms)
 
     def _unify(self, left: Term, right: Term, node: Node) -> None:
@@ -186,13 +201,14 @@ class _Coupler:
     def _note_contractions(
         self, node: Node, line: Line, operands: list[tuple[Operand, str]], terms: Mapping[str, Term]
     ) -> None:
-        gone = _contracted(line)
-        for name in gone:
+        summed = [(name, [operand.name for operand in line.inputs]) for name in _contracted(line)]
+        summed += [(letter.name, list(over.operands)) for over in line.overs for letter in letters(over.expr)]
+        for name, among in summed:
             carriers = [
                 (tensor, axis)
                 for operand, tensor in operands
                 for axis, entry in enumerate(operand.axes or ())
-                if any(letter.name == name for letter in letters(entry.expr))
+                if operand.name in among and any(letter.name == name for letter in letters(entry.expr))
             ]
             self.contractions.append(Contraction(node, terms[name], tuple(carriers)))
 
@@ -225,6 +241,7 @@ class _Coupler:
             axes=axes,
             frozen={leaf: tuple(reasons) for leaf, reasons in frozen.items()},
             resizes=tuple(Resize(r.slot, resolve(r.term)) for r in self.resizes),
+            rescales=tuple(Rescale(r.target, resolve(r.term), r.power) for r in self.rescales),
             contractions=contractions,
             lines=self.lines,
             refusals=self.refusals,
@@ -239,6 +256,12 @@ def _operands(node: Node, line: Line) -> Iterator[tuple[Operand, str]]:
                 yield operand, name
 
 
+def _target(node: Node, line: Line, name: str) -> str | AttributeSlot:
+    """The tensor of an operand, or the attribute of that name."""
+    operands = (*zip(line.inputs, node.inputs, strict=False), *zip(line.outputs, node.outputs, strict=False))
+    return next((tensor for operand, tensor in operands if operand.name == name), AttributeSlot(node.index, name, None))
+
+
 def _contracted(line: Line) -> list[str]:
     """Letters of inputs that are summed over: not in an output, an equation or a part that is sliced off."""
     if any(operand.axes is None for operand in line.outputs):
@@ -248,8 +271,9 @@ def _contracted(line: Line) -> list[str]:
     gone: dict[str, None] = {}
     for operand in line.inputs:
         for axis in operand.axes or ():
-            if not axis.frozen and not isinstance(axis.expr, Concatenation):
-                gone.update((letter.name, None) for letter in letters(axis.expr) if letter.name not in passed)
+            held = passed | {letter.name for part in axis.frozen for letter in letters(part)}
+            if not isinstance(axis.expr, Concatenation):
+                gone.update((letter.name, None) for letter in letters(axis.expr) if letter.name not in held)
     return list(gone)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from onnx_mdp.axes.terms import Factor, Indices, Kept, keep, leaves, size
 from onnx_mdp.graph.dims import Literal
 from onnx_mdp.graph.edit import Edits
 from onnx_mdp.graph.network import Network
+from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.blocks import Block
 from onnx_mdp.groups.couple import Coupling, Resize
 
+_EPSILON = {"SkipSimplifiedLayerNormalization": 1e-12}  # defaults; 1e-5 for all others
 Values = dict[str, dict[int, int]]
 Attributes = dict[int, dict[str, Any]]
 
@@ -22,7 +26,8 @@ def edits(coupling: Coupling, kept: Kept, removed: Iterable[Block]) -> Edits:
     values, attributes = resized(coupling.network, coupling.resizes, widths)
     bypasses = {block.output: block.entry for block in removed}
     ends = {name: _end(bypasses, name) for name in bypasses}
-    return Edits(slices(coupling, kept), values, attributes, ends)
+    scales = rescaled(coupling, widths, attributes)
+    return Edits(slices(coupling, kept), values, attributes, ends, scales)
 
 
 def slices(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
@@ -53,6 +58,23 @@ def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor,
             elements = list(network.nodes[slot.node].attributes[slot.name])
             attributes.setdefault(slot.node, {}).setdefault(slot.name, elements)[slot.index] = new
     return values, attributes
+
+
+def rescaled(coupling: Coupling, widths: Mapping[Factor, int], attributes: Attributes) -> dict[str, Array]:
+    """What tensors are to be multiplied with; attributes that change likewise are added to `attributes`."""
+    scales: dict[str, Array] = {}
+    for rescale in coupling.rescales:
+        left = size(rescale.term, widths) / rescale.term.size
+        if left == 1:
+            continue
+        scale, slot = left**rescale.power, rescale.target
+        if isinstance(slot, str):
+            scales[slot] = np.asarray(scale, coupling.network.dtype(slot))
+        else:
+            node = coupling.network.nodes[slot.node]
+            value = node.attributes.get(slot.name, _EPSILON.get(node.op, 1e-5))
+            attributes.setdefault(slot.node, {})[slot.name] = value * scale
+    return scales
 
 
 def _end(bypasses: Mapping[str, str], name: str) -> str:

@@ -1,12 +1,9 @@
-"""Operators that put axes one after the other or take them apart: Concat, Split, Slice, Pad, Gather."""
+"""Operators that put axes one after the other or take them apart: Concat, Split, Slice, Pad, Tile."""
 
 from __future__ import annotations
 
+from onnx_mdp.rules.index import replaced
 from onnx_mdp.rules.registry import Refusal, View, operand, rule, spell
-
-
-def _replaced(names: list[str], axis: int, expr: str) -> list[str]:
-    return [*names[:axis], expr, *names[axis + 1 :]]
 
 
 @rule("Concat")
@@ -14,10 +11,10 @@ def concat(view: View) -> str:
     """One axis of the output is the sum of the inputs'."""
     names, axis = spell(view.rank(0)), view.axis(view.attr("axis", 1))
     parts = [f"{names[axis]}{i + 1}" for i in range(len(view.node.inputs))]
-    operands = [operand(f"x{i + 1}", _replaced(names, axis, part)) for i, part in enumerate(parts)]
+    operands = [operand(f"x{i + 1}", replaced(names, axis, part)) for i, part in enumerate(parts)]
     whole = parts[0] if len(parts) == 1 else f"[{' + '.join(parts)}]"
     zero = ", ".join(f"x{i + 1}?" for i in range(len(parts)))
-    return f"{' '.join(operands)} -> {operand('y', _replaced(names, axis, whole))}; zero {zero}"
+    return f"{' '.join(operands)} -> {operand('y', replaced(names, axis, whole))}; zero {zero}"
 
 
 @rule("Split", zero="x")
@@ -31,11 +28,11 @@ def split(view: View) -> str | Refusal:
     if values is None and len({view.out_shape(i)[axis] for i in range(count)}) > 1:
         return Refusal("the last part is shorter and has no size of its own")
     parts = [names[axis] if values is None else f"{names[axis]}{i + 1}" for i in range(count)]
-    outputs = " ".join(operand(f"y{i + 1}", _replaced(names, axis, part)) for i, part in enumerate(parts))
+    outputs = " ".join(operand(f"y{i + 1}", replaced(names, axis, part)) for i, part in enumerate(parts))
     sizes = "" if values is None else "".join(f"; split[{i}] = |{part}|" for i, part in enumerate(parts))
     parameter = " split" if view.has(1) else ""
     whole = f"[{' + '.join(parts)}]"
-    return f"{operand('x', _replaced(names, axis, whole))}{parameter} -> {outputs}{sizes}"
+    return f"{operand('x', replaced(names, axis, whole))}{parameter} -> {outputs}{sizes}"
 
 
 @rule("Slice", why="a Slice with a step picks along it", zero="x")
@@ -94,10 +91,16 @@ def pad(view: View) -> str | Refusal:
     return f"{operand('x', x)}{' pads' if view.has(1) else ''} -> {operand('y', y)}{sizes}{zero}"
 
 
-@rule("Gather", why="positions on it are picked by index", zero="x")
-def gather(view: View) -> str:
-    """Replaces one axis by those of the indices."""
-    names, axis = spell(view.rank(0)), view.axis(view.attr("axis", 0))
-    picks = [f"i{k}" for k in range(view.rank(1))]
-    x = _replaced(names, axis, f"!{names[axis]}")
-    return f"{operand('x', x)} {operand('ids', picks)} -> {operand('y', names[:axis] + picks + names[axis + 1 :])}"
+@rule("Tile", zero="x", since=6)
+def tile(view: View) -> str | Refusal:
+    """Repeats an axis: its copies are the outer factor, and may be fewer."""
+    repeats = view.ints(1)
+    if repeats is None:
+        return Refusal("its repeats are computed from data")
+    names, sizes = spell(view.rank(0)), ""
+    y = list(names)
+    for i, (name, count) in enumerate(zip(names, repeats, strict=True)):
+        if count != 1:
+            y[i] = f"({name}1:{count} {name})"
+            sizes += f"; repeats[{i}] = |{name}1|"
+    return f"{operand('x', names)} repeats -> {operand('y', y)}{sizes}"

@@ -8,7 +8,7 @@ parameter, or one that is absent). Within brackets, one expression per axis:
     c            a factor; the same letter is the same factor everywhere in the line
     (a b)        product, the last part varying fastest       [a + b]   sum
     1            a size-one axis                              c:16      a factor of known size
-    !c, !        a factor that may not shrink; without a letter, one of its own
+    !c, !        what may not shrink; without an expression, a factor of its own
 
 Clauses after the arrow:
 
@@ -17,13 +17,17 @@ Clauses after the arrow:
     group = |g|              likewise for a scalar attribute
     zero x|w, b              the output is zero wherever (x or w) is zero and b is; `x?` asks only operands that
                              carry the axis
+    over q|k c               c is summed over although an output or a bias carries it: exact where q or k is zero
+    times y |c|^-0.5         what target y has to be multiplied with when c shrinks: a power of the ratio of sizes
+    point w wz               w holds quantized numbers; operand wz (0 if there is none) is what stands for zero
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,10 @@ Expr = Letter | Product | Concatenation
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of an operand."""
+    """One axis of an operand; `frozen` are the parts of it that may not shrink."""
 
     expr: Expr
-    frozen: bool
+    frozen: tuple[Expr, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,23 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Over:
+    """`expr` is summed over, and `operands` are the factors of what is summed."""
+
+    operands: tuple[str, ...]
+    expr: Expr
+
+
+@dataclass(frozen=True)
+class Times:
+    """An operand, or a float attribute, that is multiplied with a power of the ratio by which `expr` shrinks."""
+
+    target: str
+    expr: Expr
+    power: float
+
+
+@dataclass(frozen=True)
 class Line:
     """A parsed rule."""
 
@@ -84,7 +105,10 @@ class Line:
     outputs: tuple[Operand, ...]
     equations: tuple[tuple[Expr, Expr], ...] = ()
     sizes: tuple[Size, ...] = ()
-    zero: tuple[tuple[str, ...], ...] | None = field(default=None)
+    zero: tuple[tuple[str, ...], ...] | None = None
+    overs: tuple[Over, ...] = ()
+    times: tuple[Times, ...] = ()
+    points: Mapping[str, str] = field(default_factory=dict)
 
 
 def letters(expr: Expr) -> Iterator[Letter]:
@@ -102,16 +126,43 @@ def parse(text: str) -> Line:
     before, arrow, after = signature.partition("->")
     if not arrow:
         raise ValueError(f"no -> in rule {text!r}")
-    equations, sizes, zero = [], [], None
+    found: dict[str, list[Any]] = {}
     for clause in clauses:
-        if clause.startswith("zero"):
-            zero = tuple(tuple(part.strip().split("|")) for part in clause[4:].split(","))
-        elif "|" in clause:
-            sizes.append(_size(clause))
-        else:
-            left, right = clause.split(" = ")
-            equations.append((_Reader(left).expr(), _Reader(right).expr()))
-    return Line(_operands(before), _operands(after), tuple(equations), tuple(sizes), zero)
+        kind, entry = _clause(clause)
+        found.setdefault(kind, []).append(entry)
+    return Line(
+        inputs=_operands(before),
+        outputs=_operands(after),
+        equations=tuple(found.get("equation", ())),
+        sizes=tuple(found.get("size", ())),
+        zero=found["zero"][-1] if "zero" in found else None,
+        overs=tuple(found.get("over", ())),
+        times=tuple(found.get("times", ())),
+        points=dict(found.get("point", ())),
+    )
+
+
+def _clause(text: str) -> tuple[str, Any]:
+    """The kind of a clause and what it states."""
+    kind, _, rest = text.partition(" ")
+    match kind:
+        case "zero":
+            return kind, tuple(tuple(part.strip().split("|")) for part in rest.split(","))
+        case "over":
+            names, _, expr = rest.partition(" ")
+            return kind, Over(tuple(names.split("|")), _Reader(expr).expr())
+        case "times":
+            match = re.fullmatch(r"(\w+) \|(.+)\|\^(\S+)", rest)
+            if not match:
+                raise ValueError(f"malformed clause {text!r}")
+            return kind, Times(match.group(1), _Reader(match.group(2)).expr(), float(match.group(3)))
+        case "point":
+            weight, _, point = rest.partition(" ")
+            return kind, (weight, point)
+    if "|" in text:
+        return "size", _size(text)
+    left, right = text.split(" = ")
+    return "equation", (_Reader(left).expr(), _Reader(right).expr())
 
 
 def _operands(text: str) -> tuple[Operand, ...]:
@@ -146,6 +197,7 @@ class _Reader:
         self._owner = owner
         self._tokens = [(m.group(), m.end()) for m in re.finditer(r"[A-Za-z_]\w*|\d+|[^\s\w]", text)]
         self._at = 0
+        self._frozen: list[Expr] = []
 
     def position(self) -> int:
         return self._tokens[self._at - 1][1]
@@ -154,15 +206,18 @@ class _Reader:
         self._take("[")
         axes: list[Axis] = []
         while self._peek() != "]":
-            frozen = self._skip("!")
-            bare = frozen and self._peek() in (",", "]")
-            axes.append(Axis(Letter(f"!{self._owner}{self._at}") if bare else self.expr(), frozen))
+            self._frozen = []
+            axes.append(Axis(self.expr(), tuple(self._frozen)))
             if self._peek() != "]":
                 self._take(",")
         self._take("]")
         return tuple(axes)
 
     def expr(self) -> Expr:
+        if self._skip("!"):
+            bare = self._peek() in (",", "]")
+            self._frozen.append(Letter(f"!{self._owner}{self._at}") if bare else self.expr())
+            return self._frozen[-1]
         if self._skip("("):
             parts = []
             while not self._skip(")"):

@@ -1,6 +1,8 @@
-"""Operators that contract: Conv, ConvTranspose, MatMul, Gemm."""
+"""Operators that contract: Conv, ConvTranspose, MatMul, Gemm, Einsum."""
 
 from __future__ import annotations
+
+import string
 
 from onnx_mdp.rules.registry import Refusal, View, operand, rule, spell
 
@@ -56,3 +58,33 @@ def gemm(view: View) -> str | Refusal:
         names = zip("ij"[2 - rank :], view.shape(2), view.out_shape()[2 - rank :], strict=True)
         bias = " " + operand("b", [n if size == full else "1" for n, size, full in names])
     return f"x[{x}] w[{w}]{bias} -> y[i,j]"
+
+
+@rule("Einsum")
+def einsum(view: View) -> str | Refusal:
+    """Its equation is a rule already; an ellipsis stands for letters aligned at the right."""
+    equation = str(view.attr("equation")).replace(" ", "")
+    if "->" not in equation:
+        return Refusal("its equation leaves the output implicit")
+    left, _, right = equation.partition("->")
+    terms = left.split(",")
+    free = [c for c in string.ascii_letters if c not in equation]
+    wide = max(view.rank(i) - len(term.replace("...", "")) for i, term in enumerate(terms) if "..." in term or not i)
+    hidden = free[: max(wide, 0)]
+    sizes: dict[str, int] = {}
+    for i, term in enumerate(terms):
+        for name, size in zip(_expanded(term, view.rank(i), hidden), view.shape(i), strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))
+    operands = []
+    for i, term in enumerate(terms):
+        names = zip(_expanded(term, view.rank(i), hidden), view.shape(i), strict=True)
+        operands.append(operand(f"x{i + 1}", [name if size == sizes[name] else "1" for name, size in names]))
+    y = _expanded(right, len(view.out_shape()), hidden)
+    zero = "|".join(f"x{i + 1}" for i in range(len(terms)))
+    return f"{' '.join(operands)} -> {operand('y', y)}; zero {zero}"
+
+
+def _expanded(term: str, rank: int, hidden: list[str]) -> list[str]:
+    before, dots, after = term.partition("...")
+    count = rank - len(before) - len(after)
+    return [*before, *(hidden[len(hidden) - count :] if dots and count else []), *after]

@@ -1,4 +1,4 @@
-"""Operators that only rearrange: Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Expand, and shape readers."""
+"""Operators that only rearrange: Reshape, Flatten, Transpose, Squeeze, Expand, pixel shuffles, and shape readers."""
 
 from __future__ import annotations
 
@@ -94,3 +94,25 @@ def constant_of_shape(view: View) -> str | Refusal:
         return Refusal("its shape is computed from data")
     names = spell(len(values))
     return f"shape -> {operand('y', names)}{_elements('shape', values, names, ())}"
+
+
+@rule("DepthToSpace", why="blocks of pixels lie along it", zero="x")
+def depth_to_space(view: View) -> str:
+    """Pixel shuffle: a block of channels becomes a block of pixels."""
+    block = view.attr("blocksize", 1)
+    depth = f"(p:{block} q:{block} c)" if view.attr("mode", "DCR") == "DCR" else f"(c p:{block} q:{block})"
+    return f"x[n,{depth},h,w] -> y[n,c,!(h p),!(w q)]"
+
+
+@rule("SpaceToDepth", why="blocks of pixels lie along it", zero="x")
+def space_to_depth(view: View) -> str:
+    """The inverse of DepthToSpace in mode DCR."""
+    block = view.attr("blocksize", 1)
+    return f"x[n,c,!(h p:{block}),!(w q:{block})] -> y[n,(p q c),h,w]"
+
+
+@rule("Col2Im", why="the window slides along it", zero="x")
+def col2im(view: View) -> str:
+    """Adds up patches; the channels are the outer factor of the second axis."""
+    space = ",!" * (len(view.out_shape()) - 2)
+    return f"x[n,(c !k:{view.shape(0)[1] // view.out_shape()[1]}),!] image block -> y[n,c{space}]"

@@ -37,7 +37,7 @@ for _op in ("Cos", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Log", "Not", "Recipr
     rule(_op)(unary)
 for _op in ("Add", "Sub"):
     rule(_op, zero="x1, x2")(broadcast)
-for _op in ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Or", "Pow", "Xor"):
+for _op in ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Or", "Xor"):
     rule(_op)(broadcast)
 rule("Mul", zero="x1|x2")(broadcast)
 rule("Div", zero="x1")(broadcast)
@@ -50,6 +50,14 @@ def variadic(view: View) -> str:
     """Any number of operands; zero where all of them are."""
     operands = ", ".join(f"x{i + 1}" for i in range(len(view.node.inputs)))
     return f"{broadcast(view)}; zero {operands}"
+
+
+@rule("Pow")
+def power(view: View) -> str:
+    """Zero stays zero under a positive exponent."""
+    exponent = view.network.values.get(view.node.inputs[1])
+    positive = exponent is not None and bool((exponent > 0).all())
+    return broadcast(view) + ("; zero x1" if positive else "")
 
 
 @rule("Clip")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from onnx_mdp.graph.dims import Dims
 from onnx_mdp.graph.network import Network, Node
@@ -94,6 +94,7 @@ def operand(name: str, axes: Sequence[str]) -> str:
 
 
 Function = Callable[[View], str | Refusal]
+F = TypeVar("F", bound=Function)
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,10 @@ class Rule:
 _RULES: dict[tuple[str, str], list[Rule]] = {}
 
 
-def rule(
-    *ops: str, why: str = "", zero: str = "", domain: str = "ai.onnx", since: int = 1
-) -> Callable[[Function], Function]:
+def rule(*ops: str, why: str = "", zero: str = "", domain: str = "ai.onnx", since: int = 1) -> Callable[[F], F]:
     """Register a rule for operators of a domain, from opset `since` on."""
 
-    def register(function: Function) -> Function:
+    def register(function: F) -> F:
         for op in ops:
             rules = _RULES.setdefault((domain, op), [])
             if any(other.since == since for other in rules):

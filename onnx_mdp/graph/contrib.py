@@ -1,0 +1,111 @@
+"""Output shapes of com.microsoft operators, which ONNX has no schemas for.
+
+Most have the shapes of a standard operator on some of their inputs; the rest are given as formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_mdp.graph.shapes import Shape
+
+DOMAIN = "com.microsoft"
+
+# Operator -> the standard operator whose shapes its outputs have, and the inputs that one takes.
+_LIKE: dict[str, tuple[str, tuple[int, ...]]] = {
+    **dict.fromkeys(
+        (
+            *("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization"),
+            *("QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QuantizeLinear", "DequantizeLinear"),
+        ),
+        ("Identity", (0,)),
+    ),
+    "FusedConv": ("Conv", (0, 1, 2)),
+    "FusedGemm": ("Gemm", (0, 1, 2)),
+    **dict.fromkeys(("QLinearAdd", "QLinearMul"), ("Add", (0, 3))),
+    "QGemm": ("Gemm", (0, 3)),
+    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
+    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+}
+_SHAPING = {
+    *("alpha", "auto_pad", "axis", "axes", "beta", "ceil_mode", "count_include_pad", "dilations", "group"),
+    *("kernel_shape", "pads", "strides", "transA", "transB"),
+}
+
+
+def standard_form(node: onnx.NodeProto) -> onnx.NodeProto | None:
+    """A node of the default domain whose first output has the shape of this one's, if there is one."""
+    if node.op_type not in _LIKE:
+        return None
+    op, inputs = _LIKE[node.op_type]
+    names = [node.input[i] for i in inputs if i < len(node.input)]
+    plain = onnx.helper.make_node(op, names, node.output[:1])
+    if op != "Identity":
+        plain.attribute.extend(a for a in node.attribute if a.name in _SHAPING)
+    return plain
+
+
+def output_shapes(node: onnx.NodeProto, shapes: Sequence[Shape | None]) -> tuple[Shape | None, ...]:
+    """The shapes of a node's outputs as far as a formula here gives them."""
+    formula = _FORMULAS.get(node.op_type)
+    if formula is None or any(shape is None for shape, name in zip(shapes, node.input, strict=True) if name):
+        return ()
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    return formula([shape or () for shape in shapes], attributes)
+
+
+def output_type(node: onnx.NodeProto) -> int:
+    """Which input has the element type of the first output."""
+    return {"EmbedLayerNormalization": 2, "MatMulIntegerToFloat": 2, "QLinearConcat": 2}.get(node.op_type, 0)
+
+
+def _attention(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    sizes = attributes.get("qkv_hidden_sizes")
+    width = sizes[2] if sizes else shapes[1][1] // 3
+    return ((*shapes[0][:2], width),)
+
+
+def _multi_head_attention(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    if len(shapes) < 3 or len(shapes[0]) != 3 or len(shapes[2]) != 3:
+        return ()
+    return ((*shapes[0][:2], shapes[2][2]),)
+
+
+def _fused_matmul(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    left, right = (
+        (*shape[:-2], shape[-1], shape[-2]) if attributes.get(flag) and len(shape) > 1 else shape
+        for shape, flag in ((shapes[0], "transA"), (shapes[1], "transB"))
+    )
+    lead = np.broadcast_shapes(left[:-2], right[:-2])
+    return ((*lead, *left[-2:-1], *(right[-1:] if len(right) > 1 else ())),)
+
+
+def _skip(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    statistics = (*shapes[0][:-1], 1)
+    return (shapes[0], statistics, statistics, shapes[0])
+
+
+def _embed(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    return ((*shapes[0], shapes[2][1]),)
+
+
+def _concat(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    parts, axis = shapes[2::3], attributes["axis"]
+    axis %= len(parts[0])
+    return ((*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :]),)
+
+
+_FORMULAS: dict[str, Callable[[Sequence[Shape], Mapping[str, Any]], tuple[Shape | None, ...]]] = {
+    "Attention": _attention,
+    "MultiHeadAttention": _multi_head_attention,
+    "FusedMatMul": _fused_matmul,
+    **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip),
+    "EmbedLayerNormalization": _embed,
+    "QLinearConcat": _concat,
+}
