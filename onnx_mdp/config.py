@@ -88,6 +88,25 @@ class InspectOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class ExplainOptions:
+    """How to explain a model.
+
+    Attributes:
+        shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
+        lock: Explain what locking this shell pattern leaves; repeatable.
+        json: Print JSON.
+    """
+
+    shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    json: Annotated[bool, Parameter(negative="")] = False
+
+    def __post_init__(self) -> None:
+        _convert(self, lists=("shape", "lock"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class BenchOptions:
     """How to compare latencies.
 

@@ -8,6 +8,7 @@
     │   └── NothingToPruneError  every axis is locked
     ├── InputError               calibration inputs do not fit the model
     ├── OptionError              an option's value, or options that exclude each other
+    │   └── UnknownNameError     the model has nothing of that name
     ├── OutputError              the result cannot be written
     ├── BudgetError              no plan reaches the budget
     ├── PlanError                a plan does not fit the model
@@ -55,6 +56,10 @@ class InputError(MdpError):
 
 class OptionError(MdpError):
     """An option's value is malformed, or two options exclude each other."""
+
+
+class UnknownNameError(OptionError):
+    """The model has no tensor, group or locked dimension of the asked name."""
 
 
 class OutputError(MdpError):

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.network import read_network
 from onnx_mdp.graph.normalize import normalize
+from onnx_mdp.graph.shapes import input_shapes
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.runtime.registry import open_runtime
@@ -90,10 +92,15 @@ def build_model(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         tensors,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    domains = {n.domain for n in nodes if n.domain}
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     inferred = onnx.shape_inference.infer_shapes(model)
     for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
         value.CopyFrom(found)
+        if domains and not found.type.tensor_type.HasField("shape"):  # ONNX does not infer through other domains
+            facts = infer(model, input_shapes(model.graph, {}))
+            value.type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, facts.shapes[value.name]))
     return model
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from onnx_mdp import __version__
 from onnx_mdp.cli.progress import RichListener
-from onnx_mdp.config import ApplyOptions, BenchOptions, InspectOptions, PruneOptions
+from onnx_mdp.config import ApplyOptions, BenchOptions, ExplainOptions, InspectOptions, PruneOptions
 from onnx_mdp.errors import MdpError, OptionError
 from onnx_mdp.pipeline.listener import Listener
 
@@ -25,6 +25,7 @@ _HELP = """Prune ONNX models to a latency budget: measured on this machine, solv
 Typical use:
 
 * `onnx-mdp inspect model.onnx` shows what can be cut, and what cannot and why.
+* `onnx-mdp explain model.onnx layer.weight` shows why: what its axes are, and which nodes couple or lock them.
 * `onnx-mdp prune model.onnx --latency 70% --inputs calibration.npz -o pruned.onnx` makes it fit.
 * `onnx-mdp bench model.onnx pruned.onnx` compares the two.
 
@@ -72,6 +73,40 @@ def inspect(model: Path, /, *, options: InspectOptions = InspectOptions(), confi
         print(json.dumps(found, indent=1))
     else:
         _out().print(anatomy(found))
+
+
+@app.command
+def explain(
+    model: Path,
+    name: str | None = None,
+    /,
+    *,
+    options: ExplainOptions = ExplainOptions(),
+    config: Path | None = None,
+) -> None:
+    """Show why axes can or cannot be cut: what every operator does to them, or all about one name.
+
+    Without a name, every node is listed with its operator's rule, one line of equations between axes, and the axes of
+    what it computes. An axis is a group's name, `!16` for 16 units that may not be cut, a product `(a b)` or parts one
+    after the other `[a + b]`.
+
+    * `onnx-mdp explain model.onnx fc1.weight`: a tensor's axes, which nodes lock them and why, and the nodes around it.
+    * `onnx-mdp explain model.onnx layers.0.attn.qkv/head`: the weights, tensors and integers that a group changes.
+    * `onnx-mdp explain model.onnx patch`: every reason of a dimension that inspect lists as locked.
+
+    Args:
+        model: The ONNX model.
+        name: A tensor, or a group or locked dimension as `inspect` names it.
+        config: TOML file with options, under [explain].
+    """
+    from onnx_mdp import pipeline
+    from onnx_mdp.report.explanation import explanation
+
+    found = pipeline.explain(model, name, options)
+    if options.json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        print(explanation(found))
 
 
 @app.command

@@ -92,7 +92,8 @@ def _skip(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape
 
 
 def _embed(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
-    return ((*shapes[0], shapes[2][1]),)
+    hidden = (*shapes[0], shapes[2][1])
+    return (hidden, shapes[0][:1], hidden)
 
 
 def _concat(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:

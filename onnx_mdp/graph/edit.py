@@ -108,10 +108,10 @@ def _scale(graph: gs.Graph, tensor: gs.Tensor, scale: Array) -> None:
     if isinstance(tensor, gs.Constant):
         tensor.values = tensor.values * scale
         return
-    scaled = gs.Variable(f"{tensor.name}/scaled")
-    _bypass(graph, tensor, scaled)
+    producer, raw = tensor.inputs[0], gs.Variable(f"{tensor.name}/unscaled")
+    producer.outputs = [raw if output is tensor else output for output in producer.outputs]
     factor = gs.Constant(f"{tensor.name}/scale", scale)
-    graph.nodes.append(gs.Node("Mul", scaled.name, inputs=[tensor, factor], outputs=[scaled]))
+    graph.nodes.append(gs.Node("Mul", f"{tensor.name}/scaled", inputs=[raw, factor], outputs=[tensor]))
 
 
 def _merge_copies(tensors: Mapping[str, gs.Tensor]) -> None:
@@ -146,10 +146,10 @@ def _restored(exported: onnx.ModelProto, source: onnx.ModelProto, resized: set[i
         del target[:]
         target.extend(origin)
     exported.graph.doc_string = source.graph.doc_string
-    origins = {node.output[0]: (i, node) for i, node in enumerate(source.graph.node) if node.output}
+    origins = {(node.op_type, node.output[0]): (i, node) for i, node in enumerate(source.graph.node) if node.output}
     for node in exported.graph.node:
-        if node.output and node.output[0] in origins:
-            index, before = origins[node.output[0]]
+        if node.output and (node.op_type, node.output[0]) in origins:
+            index, before = origins[node.op_type, node.output[0]]
             node.doc_string = before.doc_string
             node.metadata_props.extend(before.metadata_props)
             if index not in resized and not any(a.type in (5, 10) for a in before.attribute):

@@ -70,10 +70,14 @@ def _names_read(graph: onnx.GraphProto) -> set[str]:
     used = {value.name for value in graph.output}
     for node in graph.node:
         used.update(node.input)
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                used |= _names_read(inner)
+        used |= names_read_inside(node)
     return used
+
+
+def names_read_inside(node: onnx.NodeProto) -> set[str]:
+    """Every name that a node's subgraphs read."""
+    graphs = (inner for attribute in node.attribute for inner in (attribute.g, *attribute.graphs))
+    return {name for inner in graphs for name in _names_read(inner)}
 
 
 def _inline_branches(graph: onnx.GraphProto, values: Mapping[str, Array]) -> bool:

@@ -22,6 +22,8 @@ from onnx_mdp.graph.shapes import Array, Shape, dims
 
 _SMALL = 4096  # elements: values of larger tensors are never shapes
 _DEFAULT_DOMAIN = ("", "ai.onnx")
+# Standard operators without inference of their own whose result is like their input.
+_UNINFERRED = {"GroupNormalization", "MeanVarianceNormalization"}
 
 
 @dataclass
@@ -105,7 +107,8 @@ class _Inference:
             schema = onnx.defs.get_schema(node.op_type, self.opsets.get(domain, 1), domain)
             types = {name: self._type(name) for name in node.input if name}
             small = {n: numpy_helper.from_array(self.facts.values[n]) for n in node.input if n in self.facts.values}
-            return onnx.shape_inference.infer_node_outputs(schema, node, types, small, opset_imports=self.imports)
+            found = onnx.shape_inference.infer_node_outputs(schema, node, types, small, opset_imports=self.imports)
+            return {**found, node.output[0]: types[node.input[0]]} if node.op_type in _UNINFERRED else found
         except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError, KeyError):
             return {}
 

@@ -2,6 +2,7 @@
 
 * Model-local functions are inlined, `Constant` nodes become initializers.
 * What depends neither on data nor on a symbolic size is folded (`onnx_mdp.graph.fold`).
+* What is computed from weights alone becomes a weight (`onnx_mdp.graph.precompute`).
 * Sizes and scales that operators derive from a width are stated (`onnx_mdp.graph.explicit`).
 * Initializers that are also graph inputs stop being inputs (a cut weight could not be overridden anyway).
 * A vector or an integer list with several uses gets one copy per use. Exporters merge equal biases of unrelated
@@ -22,6 +23,7 @@ from onnx.inliner import inline_local_functions
 
 from onnx_mdp.graph.explicit import make_explicit
 from onnx_mdp.graph.fold import fold
+from onnx_mdp.graph.precompute import precompute
 from onnx_mdp.graph.shapes import Shape
 
 COPY_MARK = "::use"
@@ -39,6 +41,7 @@ def normalize(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
     _drop_weight_inputs(model.graph)
     fold(model, asked)
     _constants_to_initializers(model.graph)  # of branches that were inlined
+    precompute(model.graph, next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1))
     make_explicit(model, asked)
     _copy_shared(model.graph)
 

@@ -24,6 +24,11 @@ class Freeze:
     reason: str
     node: str
 
+    @property
+    def kind(self) -> str:
+        """The reason without the detail after its colon: what freezes of many nodes have in common."""
+        return self.reason.partition(":")[0]
+
     def __str__(self) -> str:
         return f"{self.reason} ({self.node})"
 

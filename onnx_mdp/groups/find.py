@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from onnx_mdp.axes.terms import Factor, Prod, Term, leaves, size
+from onnx_mdp.axes.terms import Factor, Prod, Term, factors, leaves, size
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.groups.blocks import Block, find_blocks
 from onnx_mdp.groups.couple import Coupling, Freeze, couple
 from onnx_mdp.groups.zero import carried
 
 _GENERATED = re.compile(r"(onnx::|val_|_v_|v\d|w_\d|\d)")
+_FUSED_ATTENTION = ("Attention", "MultiHeadAttention")
 _SUFFIX = re.compile(r"[._/](weight|bias|kernel|gamma|beta|W|b)$")
 
 
@@ -48,9 +49,14 @@ class Locked:
     """A dimension of the weights that may not be cut, and why."""
 
     name: str
-    units: int
+    factor: Factor
     reasons: tuple[Freeze, ...]
     members: tuple[tuple[str, int], ...]
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return self.factor.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +72,16 @@ class Analysis:
     def network(self) -> Network:
         """The network that was analyzed."""
         return self.coupling.network
+
+    @cached_property
+    def by_factor(self) -> Mapping[Factor, Group]:
+        """The group of each factor that may be cut."""
+        return {group.factor: group for group in self.groups}
+
+    @cached_property
+    def reasons(self) -> Mapping[Factor, tuple[Freeze, ...]]:
+        """Why each factor that may not be cut is locked, whether by the network or by request."""
+        return {**self.coupling.frozen, **{locked.factor: locked.reasons for locked in self.locked}}
 
     @cached_property
     def homes(self) -> Mapping[str, str]:
@@ -89,7 +105,7 @@ def analyze(network: Network, locks: Iterable[str] = ()) -> Analysis:
     for factor, members in coupling.members.items():
         if factor in coupling.frozen:
             if _on_activations(coupling, members, factor):
-                frozen.append(Locked(_label(coupling, factor, members), factor.size, coupling.frozen[factor], members))
+                frozen.append(Locked(_label(coupling, factor, members), factor, coupling.frozen[factor], members))
         else:
             name = _label(coupling, factor, members)
             free.append(Group(name, _kind(coupling, factor, members, roles), factor, members))
@@ -106,7 +122,9 @@ def _lock(coupling: Coupling, groups: Sequence[Group], frozen: list[Locked], loc
         if pattern is None:
             kept.append(group)
         else:
-            frozen.append(Locked(group.name, group.units, (Freeze("it is locked by request", pattern),), group.members))
+            frozen.append(
+                Locked(group.name, group.factor, (Freeze("it is locked by request", pattern),), group.members)
+            )
     blocks = tuple(block for block in find_blocks(coupling) if matched(block.name) is None)
     return Analysis(coupling, tuple(kept), blocks, tuple(frozen))
 
@@ -183,7 +201,21 @@ def _attention_roles(coupling: Coupling) -> _Roles:
         batch |= left & right & out
         contracted |= set(leaves(contraction.term))
         free |= (left ^ right) & out
+    for node in coupling.network.nodes:
+        if node.op in _FUSED_ATTENTION and node.index in coupling.lines:
+            heads, width = _heads_and_width(coupling.axes[node.outputs[0]])
+            batch |= heads
+            free |= width
+            contracted |= {leaf for c in coupling.contractions if c.node is node for leaf in leaves(c.term)} - heads
     return _Roles(frozenset(batch), frozenset(contracted), frozenset(free))
+
+
+def _heads_and_width(output: tuple[Term, ...]) -> tuple[set[Factor], set[Factor]]:
+    """The factors of a fused attention's result that count heads, and those of the values' width."""
+    if len(output) == 4:
+        return set(leaves(output[1])), set(leaves(output[3]))
+    *heads, width = factors(output[-1])
+    return {leaf for part in heads for leaf in leaves(part)}, set(leaves(width))
 
 
 def _named(groups: Sequence[Group]) -> list[Group]:

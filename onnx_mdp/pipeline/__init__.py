@@ -1,7 +1,8 @@
 """The order of the stages. Only this package knows it."""
 
 from onnx_mdp.pipeline.apply import apply
+from onnx_mdp.pipeline.explain import explain
 from onnx_mdp.pipeline.inspect import inspect
 from onnx_mdp.pipeline.prune import PruneResult, prune
 
-__all__ = ["PruneResult", "apply", "inspect", "prune"]
+__all__ = ["PruneResult", "apply", "explain", "inspect", "prune"]

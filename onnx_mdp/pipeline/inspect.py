@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from onnx_mdp.config import InspectOptions, parse_shapes
 from onnx_mdp.graph.load import load
 from onnx_mdp.groups.find import Analysis, analyze
+from onnx_mdp.groups.share import lock_reasons, prunable_share
 from onnx_mdp.pipeline.stages import ModelLike, network_of
 
 
 def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str, Any]:
-    """Groups, blocks and locked dimensions of a model, as plain data."""
+    """Groups, blocks and locked dimensions of a model and how much of it they are, as plain data."""
     options = options or InspectOptions()
     source, proto = load(model)
     network, _ = network_of(proto, parse_shapes(options.shape), None)
@@ -20,6 +22,7 @@ def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str
         "model": source.name,
         "parameters": source.parameters,
         "inputs": {name: list(shape) for name, shape in network.inputs.items()},
+        "prunable": prunable_share(analysis).to_json(),
         "groups": [
             {
                 "name": group.name,
@@ -35,6 +38,7 @@ def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str
             {"name": locked.name, "units": locked.units, "reasons": [str(reason) for reason in locked.reasons]}
             for locked in analysis.locked
         ],
+        "locked_by": [asdict(row) for row in lock_reasons(analysis)],
         "unknown_operators": _unknown(analysis),
     }
 

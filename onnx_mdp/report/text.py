@@ -13,6 +13,7 @@ from rich.text import Text
 from onnx_mdp.report.facts import Report
 
 _MOST_CUT = 8
+_MOST_LOCKING = 10
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> Table:
@@ -75,15 +76,36 @@ def anatomy(found: dict[str, Any]) -> RenderableType:
     inputs = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in found["inputs"].items())
     head = f"{found['model']}: {found['parameters']:,} parameters, input {inputs}"
     parts: list[RenderableType] = [
-        Text(head),
+        Text(f"{head}\n{_prunable(found['prunable'])}"),
         table("\ngroups", ("group", "kind", "units", "weights"), groups, numbers=2),
         table("removable blocks", ("block", "from", "nodes"), blocks, numbers=1),
         table("locked", ("weight", "units", "why"), locked),
+        *_locked_by(found["locked_by"], found["prunable"]["parameters_total"]),
     ]
     if unknown := found["unknown_operators"]:
         shown = ", ".join(f"{op} ({count})" for op, count in unknown.items())
         parts.append(Text(f"operators without a rule, left alone with all they touch: {shown}"))
     return Group(*parts)
+
+
+def _prunable(share: dict[str, Any]) -> str:
+    parameters = f"{share['parameters']:,} parameters ({_percent(share['parameters_share'])})"
+    macs = f"{_count(share['macs'])} of {_count(share['macs_total'])} MACs ({_percent(share['macs_share'])})"
+    return f"prunable: {parameters}, {macs}"
+
+
+def _locked_by(reasons: list[dict[str, Any]], total: int) -> list[RenderableType]:
+    """What keeps parameters out of every group."""
+    rows = [
+        (r["reason"], r["example"], str(r["dimensions"]), f"{r['parameters']:,}", _percent(r["parameters"] / total))
+        for r in reasons[:_MOST_LOCKING]
+    ]
+    if not rows:
+        return []
+    title = "what locks the rest (a weight counts under each of its reasons)"
+    more = len(reasons) - len(rows)
+    shown = table(title, ("why", "for example", "dimensions", "parameters", "of all"), rows, numbers=3)
+    return [shown, *([Text(f"and {more} more reasons (--json)")] if more else [])]
 
 
 def comparison(rows: Sequence[Any]) -> RenderableType:
@@ -114,6 +136,14 @@ def _percent(value: float) -> str:
 
 def _share(pair: dict[str, int]) -> str:
     return _percent(pair["pruned"] / max(pair["dense"], 1))
+
+
+def _count(number: int) -> str:
+    """A count at three digits, such as 41.3 M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
 
 
 def _bytes(count: int) -> str:

@@ -83,14 +83,13 @@ def packed_attention(view: View) -> str | Refusal:
     head, sizes = f"h:{view.attr('num_heads')}", view.attr("qkv_hidden_sizes")
     d, e = sizes[0] // view.attr("num_heads"), sizes[2] // view.attr("num_heads")
     packed = f"[({head} d:{d}) + ({head} d) + ({head} e:{e})]"
-    bias = f" bias[{packed}]" if view.has(2) else " _"
-    mask = operand(" mask", ["!"] * view.rank(3)) if view.has(3) else " _"
-    extra = ""
+    operands = [f"x[b,!s,i] w[i,{packed}]", f"bias[{packed}]" if view.has(2) else "_"]
+    operands.append(operand("mask", ["!"] * view.rank(3)) if view.has(3) else "_")
     if view.has(5):
         names = zip(("b", head, "s", "s"), view.shape(5), strict=True)
-        extra = " _" + operand(" attention_bias", [name if size > 1 else "1" for name, size in names])
+        operands += ["_", operand("attention_bias", [name if size > 1 else "1" for name, size in names])]
     widths = "qkv_hidden_sizes[0] = |(h d)|; qkv_hidden_sizes[1] = |(h d)|; qkv_hidden_sizes[2] = |(h e)|"
-    return f"x[b,!s,i] w[i,{packed}]{bias}{mask}{extra} -> y[b,s,(h e)]; num_heads = |h|; {widths}; over w d"
+    return f"{' '.join(operands)} -> y[b,s,(h e)]; num_heads = |h|; {widths}; over w d"
 
 
 @rule("RotaryEmbedding", why="a rotary table lies along it", zero="x", since=23)

@@ -125,6 +125,12 @@ def range_(view: View) -> str:
     return "start limit delta -> y[!]"
 
 
+@rule("If", "Loop", "Scan")
+def control_flow(view: View) -> Refusal:
+    """Subgraphs are left alone, with all they read and write."""
+    return Refusal("it passes through a subgraph")
+
+
 @rule("Compress", "NonMaxSuppression", "NonZero", "Unique")
 def found(view: View) -> Refusal:
     """The output's length is known only when the model runs."""

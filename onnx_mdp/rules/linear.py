@@ -27,6 +27,15 @@ def conv_transpose(view: View) -> str:
     return f"x[n,(g:{g} i){window}] w[(g i),o{window}] b[(g o)] -> y[n,(g o){window}]; group = |g|"
 
 
+@rule("DeformConv", why=_WINDOW, zero="x|w, b")
+def deformable_conv(view: View) -> str | Refusal:
+    """A Conv whose window is bent by offsets that all channels share."""
+    if view.attr("group", 1) != 1 or view.attr("offset_group", 1) != 1:
+        return Refusal("its channels share offsets in groups")
+    rest = " ".join((("b[o]" if view.has(3) else "_"), "mask[n,!,!,!]")[: len(view.node.inputs) - 3])
+    return f"x[n,i,!,!] w[o,i,!,!] offset[n,!,!,!] {rest} -> y[n,o,!,!]"
+
+
 @rule("MatMul", zero="x|w")
 def matmul(view: View) -> str:
     """numpy.matmul: leading axes broadcast, k is contracted."""

@@ -30,14 +30,20 @@ def unary(view: View) -> str:
 for _op in (
     *("Abs", "Cast", "Ceil", "Celu", "Dropout", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity", "LeakyRelu"),
     *("Mish", "Neg", "Relu", "Round", "Selu", "Shrink", "Sign", "Sin", "Softsign", "Sqrt", "Swish", "Tanh"),
-    "ThresholdedRelu",
+    *("Asin", "Asinh", "Atan", "Atanh", "CastLike", "Sinh", "Tan", "ThresholdedRelu"),
 ):
     rule(_op, zero="x")(unary)
-for _op in ("Cos", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Log", "Not", "Reciprocal", "Sigmoid", "Softplus"):
+for _op in (
+    *("Acos", "Acosh", "BitwiseNot", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Log", "Not"),
+    *("Reciprocal", "Sigmoid", "Softplus"),
+):
     rule(_op)(unary)
 for _op in ("Add", "Sub"):
     rule(_op, zero="x1, x2")(broadcast)
-for _op in ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Or", "Xor"):
+for _op in (
+    *("And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Greater", "GreaterOrEqual"),
+    *("Less", "LessOrEqual", "Mod", "Or", "Xor"),
+):
     rule(_op)(broadcast)
 rule("Mul", zero="x1|x2")(broadcast)
 rule("Div", zero="x1")(broadcast)

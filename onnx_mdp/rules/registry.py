@@ -145,7 +145,7 @@ def text_of(view: View) -> str | Refusal:
         return Refusal("its subgraph reads the tensor")
     unknown = [n for n in (*view.node.inputs, *view.node.outputs) if n and n not in view.network.shapes]
     if unknown:
-        return Refusal(f"the shape of {unknown[0]} is known only when it runs")
+        return Refusal(f"a shape is known only when it runs: that of {unknown[0]}")
     text = found.function(view)
     return text if isinstance(text, Refusal) or not found.zero else f"{text}; zero {found.zero}"
 

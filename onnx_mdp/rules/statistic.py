@@ -45,10 +45,10 @@ def instance_normalization(view: View) -> str:
     return f"x[n,c{space}] scale[c] bias[c] -> y[n,c{space}]"
 
 
-@rule("GroupNormalization", why=NORMALIZED)
+@rule("GroupNormalization", why=NORMALIZED, zero="scale, bias")
 def group_normalization_by_group(view: View) -> str:
     """Until opset 20 scale and bias lie along the groups."""
-    return f"{_group_normalization(view, '[g]')}"
+    return _group_normalization(view, "[g]")
 
 
 @rule("GroupNormalization", why=NORMALIZED, zero="scale, bias", since=21)

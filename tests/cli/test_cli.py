@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 from onnx_mdp import __version__
@@ -25,7 +26,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    assert all(command in out for command in ("prune", "inspect", "bench", "apply"))
+    assert all(command in out for command in ("prune", "inspect", "explain", "bench", "apply"))
     status, out, _ = run(capsys, "prune", "--help")
     assert status == 0
     options = ("latency", "ratio", "output", "inputs", "threads", "shape", "lock", "min-keep", "multiple", "importance")
@@ -33,6 +34,10 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"--{option}" in out for option in options)
     assert "4ms" in out
     assert "70%" in out
+    status, out, _ = run(capsys, "explain", "--help")
+    assert status == 0
+    assert all(f"--{option}" in out for option in ("shape", "lock", "json", "config"))
+    assert "layers.0.attn.qkv/head" in out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +54,9 @@ def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str], arguments: list
     assert err
 
 
-@pytest.mark.parametrize("command", [["prune", "{}", "--latency", "70%"], ["inspect", "{}"], ["bench", "{}"]])
+@pytest.mark.parametrize(
+    "command", [["prune", "{}", "--latency", "70%"], ["inspect", "{}"], ["explain", "{}"], ["bench", "{}"]]
+)
 def test_user_errors_are_one_line_and_exit_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
@@ -121,6 +128,8 @@ def test_inspect_as_text_and_json(capsys: pytest.CaptureFixture[str], vit: Path)
     assert status == 0
     assert "layers.0.attn.qkv/head" in out
     assert "statistics" in out
+    assert "prunable: 463,680 parameters (96.8%)" in out
+    assert "what locks the rest" in out
     status, out, _ = run(capsys, "inspect", vit, "--json")
     found = json.loads(out)
     assert {group["kind"] for group in found["groups"]} == {"head", "head_dim", "hidden"}
@@ -128,6 +137,69 @@ def test_inspect_as_text_and_json(capsys: pytest.CaptureFixture[str], vit: Path)
     (stream,) = [entry for entry in found["locked"] if entry["units"] == 96]
     assert "its statistics are taken over it (LayerNormalization" in stream["reasons"][0]
     assert found["unknown_operators"] == {}
+    share = found["prunable"]
+    assert share["parameters_share"] == share["parameters"] / share["parameters_total"]
+    assert 0.9 < share["macs_share"] == share["macs"] / share["macs_total"] < 1
+    first, *rest = found["locked_by"]
+    assert first["reason"] == "its statistics are taken over it"
+    assert first["example"].startswith("LayerNormalization")
+    assert all(first["parameters"] >= row["parameters"] > 0 for row in rest)
+
+
+def test_explain_lists_every_node_with_its_rule_and_axes(capsys: pytest.CaptureFixture[str], cnn: Path) -> None:
+    status, out, _ = run(capsys, "explain", cnn)
+    assert status == 0
+    assert "node_relu  Relu: x[a,b,c,d] -> y[a,b,c,d]; zero x\n    relu [1, stem, !32, !32]\n" in out
+    status, out, _ = run(capsys, "explain", cnn, "--json")
+    nodes = json.loads(out)["nodes"]
+    assert len(nodes) == len(onnx.load(str(cnn)).graph.node)
+    assert {"name", "op", "rule", "refusal", "outputs"} == set(nodes[0])
+
+
+def test_explain_a_tensor_a_group_and_a_locked_dimension(capsys: pytest.CaptureFixture[str], vit: Path) -> None:
+    status, out, _ = run(capsys, "explain", vit, "layers.0.attn.qkv.bias")
+    assert status == 0
+    assert "axis 0: 288 = ([1 + 1 + 1] layers.0.attn.qkv/head layers.0.attn.qkv/head_dim)" in out
+    assert "node_linear  Add: x1[a,b,c] x2[c] -> y[a,b,c]" in out
+    _, out, _ = run(capsys, "explain", vit, "layers.0.attn.qkv/head")
+    assert "head, 6 units" in out
+    assert "in removable block node_add_99" in out
+    assert "48 positions a unit" in out
+    _, out, _ = run(capsys, "explain", vit, "patch")
+    assert "locked dimension patch: 96 units may not be cut" in out
+    assert "LayerNormalization node_layer_norm_10" in out
+    _, out, _ = run(capsys, "explain", vit, "patch", "--json")
+    found = json.loads(out)
+    assert (found["tensor"], found["group"], len(found["locked"])) == (None, None, 2)
+    assert found["locked"][1]["reasons"] == [{"reason": "it is a graph input", "node": "input"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("layers.0.fc1.bais", "the nearest are layers.0.fc1.bias"),
+        ("QKV", "the nearest are layers.0.attn.qkv/head"),
+        ("zzz", "without a name, explain lists every tensor"),
+        ("node_add_99", "is a node; ask for what it computes: add_99"),
+    ],
+)
+def test_explain_of_an_unknown_name_gives_the_nearest(
+    capsys: pytest.CaptureFixture[str], vit: Path, name: str, hint: str
+) -> None:
+    status, out, err = run(capsys, "explain", vit, name)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"error: {vit}: ")
+    assert repr(name) in err
+    assert hint in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_explain_takes_options_from_a_file(capsys: pytest.CaptureFixture[str], cnn: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mdp.toml"
+    config.write_text('[explain]\nlock = ["stem"]\njson = true\n')
+    status, out, err = run(capsys, "explain", cnn, "relu", "--config", config)
+    assert status == 0, err
+    assert json.loads(out)["tensor"]["factors"][0]["reasons"] == [{"reason": "it is locked by request", "node": "stem"}]
 
 
 def test_apply_writes_and_says_so(capsys: pytest.CaptureFixture[str], cnn: Path, tmp_path: Path) -> None:

@@ -242,13 +242,17 @@ def test_normalized_stream_is_locked_with_that_reason() -> None:
 def test_unknown_operator_freezes_what_it_touches_and_is_named() -> None:
     nodes = [
         node("Gemm", ["x", "w1"], ["a"]),
-        node("TopK", ["a", "k"], ["b", "i"], name="top"),
+        node("RandomNormalLike", ["a"], ["b"], name="noise"),
         node("Gemm", ["b", "w2"], ["y"]),
     ]
-    model = build_model(nodes, {"x": (2, 3)}, ["y"], {"w1": (3, 8), "k": ints(4), "w2": (4, 2)})
+    model = build_model(nodes, {"x": (2, 3)}, ["y"], {"w1": (3, 8), "w2": (8, 2)})
     analysis = analysis_of(model)
     assert not analysis.groups
-    assert any("operator TopK has no rule (TopK top)" in str(r) for e in analysis.locked for r in e.reasons)
+    assert any(
+        "operator RandomNormalLike has no rule (RandomNormalLike noise)" in str(r)
+        for e in analysis.locked
+        for r in e.reasons
+    )
 
 
 def test_product_of_activations_behind_a_sigmoid_is_frozen() -> None:
@@ -281,10 +285,57 @@ def test_product_of_activations_behind_a_relu_is_free(runtime: Runtime) -> None:
     assert [(g.kind, g.units) for g in cut.analysis.groups] == [("qk", 8)]
 
 
-def test_mean_over_channels_is_frozen() -> None:
-    nodes = [node("Conv", ["x", "w"], ["a"]), node("ReduceMean", ["a", "axes"], ["y"])]
+def test_mean_over_channels_keeps_its_divisor(runtime: Runtime) -> None:
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("ReduceMean", ["b", "axes"], ["y"])]
     model = build_model(nodes, {"x": (1, 3, 4, 4)}, ["y"], {"w": (8, 3, 1, 1), "axes": ints(1)})
-    assert "it is reduced away" in reasons(analysis_of(model), "w")
+    cut = assert_exact(model, runtime)
+    assert units(cut.analysis) == {"w": 8}
+
+
+def test_mean_of_what_is_not_zero_is_frozen() -> None:
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("Exp", ["a"], ["b"]), node("ReduceMean", ["b", "axes"], ["y"])]
+    model = build_model(nodes, {"x": (1, 3, 4, 4)}, ["y"], {"w": (8, 3, 1, 1), "axes": ints(1)})
+    assert "does not keep zero (ReduceMean" in reasons(analysis_of(model), "w")
+
+
+def test_rms_normalization_keeps_its_divisor(runtime: Runtime) -> None:
+    nodes = [
+        node("MatMul", ["x", "w1"], ["a"]),
+        node("RMSNormalization", ["a", "g"], ["b"], epsilon=0.1),
+        node("MatMul", ["b", "w2"], ["y"]),
+    ]
+    model = build_model(nodes, {"x": (1, 5, 3)}, ["y"], {"w1": (3, 16), "g": (16,), "w2": (16, 4)}, opset=23)
+    cut = assert_exact(model, runtime)
+    assert units(cut.analysis) == {"w1": 16}
+
+
+@pytest.mark.parametrize("keys", [4, 2], ids=["one head each", "grouped queries"])
+def test_attention_operator_has_heads_and_two_widths(keys: int, runtime: Runtime) -> None:
+    nodes = [
+        *(node("MatMul", ["x", f"w{c}"], [c]) for c in "qkv"),
+        node("Attention", ["q", "k", "v"], ["a"], q_num_heads=4, kv_num_heads=keys),
+        node("MatMul", ["a", "o"], ["y"]),
+    ]
+    weights = {"wq": (8, 24), "wk": (8, 6 * keys), "wv": (8, 6 * keys), "o": (24, 8)}
+    cut = assert_exact(build_model(nodes, {"x": (2, 5, 8)}, ["y"], weights, opset=23), runtime)
+    assert sorted((g.kind, g.units) for g in cut.analysis.groups if g.kind != "head") == [("qk", 6), ("v", 6)]
+    heads = [g.units for g in cut.analysis.groups if g.kind == "head"]
+    assert np.prod(heads) == 4
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_attention_of_onnxruntime(packed: bool, runtime: Runtime) -> None:
+    if packed:
+        nodes = [node("Attention", ["x", "w", "b"], ["a"], domain="com.microsoft", num_heads=4)]
+        weights: dict[str, tuple[int, ...]] = {"w": (8, 72), "b": (72,), "o": (24, 8)}
+    else:
+        nodes = [node("MatMul", ["x", f"w{c}"], [c]) for c in "qkv"]
+        inputs = ["q", "k", "v", "b"]
+        nodes.append(node("MultiHeadAttention", inputs, ["a"], domain="com.microsoft", num_heads=4))
+        weights = {"wq": (8, 24), "wk": (8, 24), "wv": (8, 24), "b": (72,), "o": (24, 8)}
+    model = build_model([*nodes, node("MatMul", ["a", "o"], ["y"])], {"x": (2, 5, 8)}, ["y"], weights)
+    cut = assert_exact(model, runtime)
+    assert sorted((g.kind, g.units) for g in cut.analysis.groups) == [("head", 4), ("qk", 6), ("v", 6)]
 
 
 def test_computed_reshape_follows_shape_and_literals(runtime: Runtime) -> None:

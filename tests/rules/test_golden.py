@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_mdp.graph.dims import follow_dims
+from onnx_mdp.graph.explicit import make_explicit
 from onnx_mdp.graph.network import read_network
 from onnx_mdp.rules import Refusal, View, registered, text_of
 from onnx_mdp.rules.line import parse
@@ -31,11 +32,13 @@ class Case:
     opset: int = 18
     outputs: int = 1
     note: str = ""
+    domain: str = ""
 
     @property
     def key(self) -> str:
         """The name of the case in the golden file."""
-        return f"{self.op} {self.note}".strip() + (f" opset {self.opset}" if self.opset != 18 else "")
+        name = f"{self.domain}.{self.op}" if self.domain else self.op
+        return f"{name} {self.note}".strip() + (f" opset {self.opset}" if self.opset != 18 else "")
 
 
 def ints(*values: int) -> np.ndarray:
@@ -107,7 +110,76 @@ CASES = [
     Case("Gather", ((3, 5, 8), np.int64(0)), note="one position"),
     Case("Gather", ((100, 8), np.zeros((2, 5), np.int64)), note="embedding"),
     Case("Erf", ((2, 5),)),
-    Case("TopK", ((2, 5), ints(2)), outputs=2, note="no rule"),
+    Case("Pow", ((2, 5), np.float32(2)), note="square"),
+    Case("Clip", (X, None, np.float32(6)), note="no minimum"),
+    Case("GatherND", ((2, 5, 8, 3), ints(0, 1)), note="one slice"),
+    Case("GatherND", ((2, 5, 8), np.zeros((2, 7, 1), np.int64)), {"batch_dims": 1}, note="batched"),
+    Case("GatherElements", ((2, 5, 8), np.zeros((2, 3, 8), np.int64)), {"axis": 1}),
+    Case("ScatterND", ((4, 5, 8), np.zeros((3, 1), np.int64), (3, 5, 8))),
+    Case("ScatterElements", ((2, 5, 8), np.zeros((2, 3, 8), np.int64), (2, 3, 8)), {"axis": 1}),
+    Case("TopK", ((2, 5), ints(2)), outputs=2),
+    Case("ArgMax", ((2, 5, 8),), {"axis": 1, "keepdims": 0}),
+    Case("CumSum", ((2, 5), np.int64(1))),
+    Case("ReverseSequence", ((5, 2, 8), ints(5, 3))),
+    Case("Trilu", ((2, 5, 5),)),
+    Case("EyeLike", ((5, 5),)),
+    Case("OneHot", ((2, 5), np.int64(10), np.array([0, 1], np.float32))),
+    Case("Range", (np.int64(0), np.int64(5), np.int64(1))),
+    Case("NonZero", ((2, 5),)),
+    Case("Tile", ((2, 4, 8), ints(1, 3, 1))),
+    Case("DepthToSpace", ((2, 32, 3, 3),), {"blocksize": 2}),
+    Case("DepthToSpace", ((2, 32, 3, 3),), {"blocksize": 2, "mode": "CRD"}, note="CRD"),
+    Case("SpaceToDepth", ((2, 8, 6, 6),), {"blocksize": 2}),
+    Case("Col2Im", ((2, 32, 9), ints(6, 6), ints(2, 2)), {"strides": [2, 2]}),
+    Case("GridSample", (X, (2, 4, 4, 2)), opset=20),
+    Case("AffineGrid", ((2, 2, 3), ints(2, 8, 6, 6)), opset=20),
+    Case("RoiAlign", (X, (5, 4), ints(0, 0, 0, 1, 1)), {"output_height": 3, "output_width": 3}),
+    Case("MaxRoiPool", (X, (5, 5)), {"pooled_shape": [3, 3]}),
+    Case("DFT", ((2, 16, 1),), opset=17),
+    Case("DFT", ((2, 5, 16, 1), None, np.int64(1)), opset=20),
+    Case("LSTM", ((7, 2, 8), (1, 16, 8), (1, 16, 4), (1, 32)), {"hidden_size": 4}, outputs=2),
+    Case("Einsum", ((2, 3, 5, 8), (3, 7, 8)), {"equation": "bhqc,hkc->bhqk"}),
+    Case("Einsum", ((2, 3, 5, 8), (2, 3, 8, 7)), {"equation": "...ic,...cj->...ij"}, note="ellipsis"),
+    Case("ReduceMax", ((2, 5, 8), ints(1))),
+    Case("RMSNormalization", ((2, 5, 8), (8,)), opset=23),
+    Case("GroupNormalization", (X, (8,), (8,)), {"num_groups": 4}, opset=21),
+    Case("LpNormalization", ((2, 8),)),
+    Case("MeanVarianceNormalization", (X,)),
+    Case("LRN", (X,), {"size": 3}),
+    Case("Attention", ((2, 5, 12), (2, 7, 12), (2, 7, 16)), {"q_num_heads": 4, "kv_num_heads": 4}, opset=23),
+    Case("Attention", ((2, 8, 5, 3), (2, 2, 7, 3), (2, 2, 7, 4), (5, 7)), opset=23, note="grouped queries"),
+    Case(
+        *("Attention", ((2, 5, 24), (2, 5, 6), (2, 5, 6))),
+        *({"q_num_heads": 8, "kv_num_heads": 2}, 23, 1, "grouped queries packed"),
+    ),
+    Case("RotaryEmbedding", ((2, 4, 5, 8), (10, 4), (10, 4), np.zeros((2, 5), np.int64)), opset=23),
+    Case("Gelu", ((2, 5),), domain="com.microsoft"),
+    Case("BiasGelu", ((2, 5, 8), (8,)), domain="com.microsoft"),
+    Case("FastGelu", ((2, 5, 8),), domain="com.microsoft"),
+    Case("QuickGelu", ((2, 5),), domain="com.microsoft"),
+    Case("FusedConv", (X, (4, 8, 1, 1), (4,), (2, 4, 6, 6)), {"activation": "Relu"}, domain="com.microsoft"),
+    Case("FusedConv", (X, (4, 8, 1, 1)), {"activation": "Sigmoid"}, note="no bias", domain="com.microsoft"),
+    Case("FusedGemm", ((5, 8), (8, 4), (4,)), {"activation": "Relu"}, domain="com.microsoft"),
+    Case("FusedMatMul", ((2, 3, 5, 8), (2, 3, 4, 8)), {"transB": 1}, domain="com.microsoft"),
+    Case("SkipLayerNormalization", ((2, 5, 8), (5, 8), (8,), (8,), (8,)), domain="com.microsoft"),
+    Case("SkipSimplifiedLayerNormalization", ((2, 5, 8), (2, 5, 8), (8,)), outputs=4, domain="com.microsoft"),
+    Case("SimplifiedLayerNormalization", ((2, 5, 8), (8,)), domain="com.microsoft"),
+    Case(
+        *("EmbedLayerNormalization", ((2, 5), None, (100, 8), (10, 8), None, (8,), (8,))),
+        domain="com.microsoft",
+    ),
+    Case("Attention", ((2, 5, 8), (8, 24), (24,)), {"num_heads": 2}, domain="com.microsoft"),
+    Case("Attention", ((2, 5, 8), (8, 24), (24,)), {"num_heads": 2}, outputs=2, note="cache", domain="com.microsoft"),
+    Case(
+        *("MultiHeadAttention", ((2, 5, 8), (2, 7, 8), (2, 7, 12), (28,)), {"num_heads": 2}),
+        domain="com.microsoft",
+    ),
+    Case(
+        *("RotaryEmbedding", ((2, 5, 32), np.zeros((2, 5), np.int64), (10, 4), (10, 4))),
+        domain="com.microsoft",
+    ),
+    Case("DeformConv", (X, (4, 8, 3, 3), (2, 18, 4, 4), (4,), (2, 9, 4, 4)), opset=19),
+    Case("NoSuchOperator", ((2, 5),), note="no rule"),
 ]
 
 
@@ -120,7 +192,7 @@ def view_of(case: Case) -> View:
     shapes = {n: g for n, g in zip(names, case.inputs, strict=True) if isinstance(g, tuple)}
     outputs = [f"o{k}" for k in range(case.outputs)]
     graph = helper.make_graph(
-        [helper.make_node(case.op, names, outputs, name="node", **case.attributes)],
+        [helper.make_node(case.op, names, outputs, name="node", domain=case.domain, **case.attributes)],
         "case",
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()],
         [onnx.ValueInfoProto(name=name) for name in outputs],
@@ -129,7 +201,9 @@ def view_of(case: Case) -> View:
     if case.note == "computed shape":
         graph.input.append(helper.make_tensor_value_info("data_shape", TensorProto.INT64, (4,)))
         graph.output[0].CopyFrom(helper.make_tensor_value_info("o0", TensorProto.FLOAT, (2, 5, 3, 8)))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)])
+    opsets = [helper.make_opsetid("", case.opset), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets)
+    make_explicit(model, {})
     network = read_network(model, {})
     return View(network.nodes[0], network, follow_dims(network))
 
@@ -172,14 +246,15 @@ def test_golden_file_has_no_stale_line() -> None:
 def test_operators_of_one_rule_are_covered_by_its_representative() -> None:
     """Elementwise operators share two rules; every other operator with a rule of its own has a golden line."""
     shared = {"unary", "broadcast", "variadic", "pool", "global_pool", "reduce", "softmax", "softmax_coerced"}
-    shared |= {"layer_normalization", "shape", "resize"}
+    shared |= {"shape", "resize", "reduce_sum", "cumulative", "arg_max", "rms_normalization", "recurrent", "found"}
+    shared |= {"control_flow"}
     from onnx_mdp.rules.registry import _RULES
 
-    covered = {case.op for case in CASES}
+    covered = {(case.domain or "ai.onnx", case.op) for case in CASES}
     missing = {
-        op
-        for _, op, _ in registered()
-        if op not in covered and _RULES["ai.onnx", op][0].function.__name__ not in shared
+        (domain, op)
+        for domain, op, _ in registered()
+        if (domain, op) not in covered and _RULES[domain, op][0].function.__name__ not in shared
     }
     assert not missing
 
