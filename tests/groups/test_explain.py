@@ -136,6 +136,7 @@ def test_refused_operator_says_so_and_freezes() -> None:
     ]
     model = build_model(nodes, {"x": (2, 3)}, ["y"], {"w": (3, 8)})
     model.opset_import.append(onnx.helper.make_opsetid("test", 1))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, (2, 8)))
     analysis = analysis_of(model)
     overview = Explainer(analysis).explain("m", None).nodes
     assert [(n.name, n.refusal) for n in overview[1:3]] == [
@@ -149,10 +150,13 @@ def test_refused_operator_says_so_and_freezes() -> None:
 def test_axes_without_weights_are_no_group() -> None:
     """A ConstantOfShape's axis is free, but there is nothing to cut along it."""
     nodes = [node("ConstantOfShape", ["n"], ["zeros"]), node("Gemm", ["x", "w"], ["y"])]
-    model = build_model(nodes, {"x": (2, 3)}, ["y"], {"w": (3, 8), "n": np.array([5000], np.int64)})
+    nodes.append(node("Slice", ["zeros", "start", "end"], ["first"]))
+    ints = {name: np.array([value], np.int64) for name, value in (("n", 5000), ("start", 0), ("end", 4))}
+    model = build_model(nodes, {"x": (2, 3)}, ["y", "first"], {"w": (3, 8), **ints})
     entry = tensor(analysis_of(model), "zeros")
-    (factor,) = entry.factors
-    assert (factor.text, factor.group, factor.reasons) == ("5000", None, ())
+    kept, factor = entry.factors
+    assert kept.text == "!4"
+    assert (factor.text, factor.group, factor.reasons) == ("4996", None, ())
 
 
 def test_shared_vector_lists_its_copies() -> None:
