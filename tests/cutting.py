@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 
 from onnx_mdp.graph.check import check, random_feeds
-from onnx_mdp.graph.edit import masked, rewrite
+from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.rewrite.plan import Plan, plan_edits, removed_blocks
+from onnx_mdp.rewrite.plan import Plan, masked_original, plan_edits
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.verify.oracle import FP32_TOLERANCE, relative_error
 from tests.conftest import analysis_of
@@ -43,8 +43,7 @@ def assert_exact(model: onnx.ModelProto, runtime: Runtime, seed: int = 0, *, blo
     edits = plan_edits(analysis, plan)
     pruned = rewrite(analysis.network.model, edits)
     check(pruned)
-    silenced = [name for block in removed_blocks(analysis, plan) for name in block.silenced]
-    reference = masked(analysis.network.model, edits.slices, silenced)
+    reference = masked_original(analysis, plan)
     sessions = [runtime.open(m.SerializeToString()) for m in (model, reference, pruned)]
     feeds = [random_feeds(model, analysis.network.inputs, s) for s in (1, 2)]
     dense, expected, found = ([session.run(f) for f in feeds] for session in sessions)

@@ -25,8 +25,7 @@ _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
 def precompute(graph: onnx.GraphProto, opset: int) -> None:
-    """Replace nodes that compute on weights alone by their results, and drop `Identity` of a weight, in place."""
-    _drop_aliases(graph)
+    """Replace nodes that compute on weights alone by their results, in place."""
     outputs = {value.name for value in graph.output}
     known = {tensor.name for tensor in graph.initializer}
     constant: dict[str, onnx.NodeProto] = {}
@@ -41,7 +40,6 @@ def precompute(graph: onnx.GraphProto, opset: int) -> None:
         if computes and outputs.isdisjoint(names) and values.fit(node):
             graph.initializer.extend(numpy_helper.from_array(values[name], name) for name in names)
             graph.node.remove(node)
-    _drop_dead(graph)
 
 
 def _is_constant(node: onnx.NodeProto, known: set[str]) -> bool:
@@ -81,7 +79,7 @@ class _Values:
             return False
 
 
-def _drop_aliases(graph: onnx.GraphProto) -> None:
+def drop_aliases(graph: onnx.GraphProto) -> None:
     """Let the readers of an `Identity` of a weight read the weight."""
     weights = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
@@ -96,7 +94,7 @@ def _drop_aliases(graph: onnx.GraphProto) -> None:
         graph.node.remove(node)
 
 
-def _drop_dead(graph: onnx.GraphProto) -> None:
+def drop_dead(graph: onnx.GraphProto) -> None:
     """Remove what nothing reads any more."""
     used = {value.name for value in graph.output}
     kept: list[onnx.NodeProto] = []

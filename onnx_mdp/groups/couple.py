@@ -10,7 +10,7 @@ from onnx_mdp.axes.terms import Factor, Term, fresh, leaves
 from onnx_mdp.axes.unify import MisalignedError, Unifier
 from onnx_mdp.graph.dims import AxisSize, Computed, Dim, Dims, Literal, follow_dims
 from onnx_mdp.graph.network import FLOATS, Network, Node
-from onnx_mdp.groups.zero import Zero, zero_factors
+from onnx_mdp.groups.zero import Spared, Zero, spare, zero_factors
 from onnx_mdp.rules import Refusal, View, line_of
 from onnx_mdp.rules.line import Concatenation, Line, Operand, letters
 from onnx_mdp.rules.registry import find_rule
@@ -76,7 +76,7 @@ class Coupling:
     """The solved axes of a network.
 
     `axes` holds every followed tensor's terms, resolved; `frozen` the reasons per locked factor, in graph order;
-    `lines` the rule of each node that has one.
+    `lines` the rule of each node that has one; `spared` the factors by which a weight must not be masked.
     """
 
     network: Network
@@ -87,6 +87,7 @@ class Coupling:
     contractions: tuple[Contraction, ...]
     lines: Mapping[int, Line]
     refusals: Mapping[int, str]
+    spared: Spared
 
     @cached_property
     def members(self) -> Mapping[Factor, tuple[tuple[str, int], ...]]:
@@ -237,7 +238,8 @@ class _Coupler:
         contractions = tuple(Contraction(c.node, resolve(c.term), c.operands) for c in self.contractions)
         frozen: dict[Factor, dict[Freeze, None]] = {}
         axes = {name: tuple(map(resolve, terms)) for name, terms in self.axes.items()}
-        self.freezes.extend(_inexact(zero_factors(self.network, axes, self.lines), contractions))
+        spared = spare(self.network, axes, self.lines)
+        self.freezes.extend(_inexact(zero_factors(self.network, axes, self.lines, spared), contractions))
         for term, freeze in self.freezes:
             for leaf in leaves(resolve(term)):
                 frozen.setdefault(leaf, {})[freeze] = None
@@ -250,6 +252,7 @@ class _Coupler:
             contractions=contractions,
             lines=self.lines,
             refusals=self.refusals,
+            spared=spared,
         )
 
 

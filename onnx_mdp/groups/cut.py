@@ -42,6 +42,16 @@ def slices(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
     return found
 
 
+def masks(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
+    """As `slices`, for the masked original: without the factors that a weight is spared of."""
+    found = slices(coupling, kept)
+    for name, factors in coupling.spared.items():
+        if name in found:
+            left = {leaf: units for leaf, units in kept.items() if leaf not in factors}
+            found[name] = {axis: keep(coupling.axes[name][axis], left) for axis in found[name]}
+    return found
+
+
 def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor, int]) -> tuple[Values, Attributes]:
     """The integers that change: initializer -> index -> value, and node -> attribute -> value."""
     values: Values = {}

@@ -3,11 +3,14 @@
 A sum over units loses nothing by a cut if what it adds for a dropped unit is zero. With a weight among the operands it
 always is. Without one (query times key), some operand has to carry the zero from its own weights through operators
 that keep it, as their rules' zero clauses say.
+
+Some operators have no value at zero. A unit whose denominator would be zero is masked through its other weights: those
+the denominator is computed from are spared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from onnx_mdp.axes.terms import Factor, Term, leaves
 from onnx_mdp.graph.network import Network
@@ -15,14 +18,54 @@ from onnx_mdp.rules.line import Line
 
 Axes = Mapping[str, tuple[Term, ...]]
 Zero = Mapping[str, frozenset[Factor]]
+Spared = Mapping[str, frozenset[Factor]]
 
 
-def zero_factors(network: Network, axes: Axes, lines: Mapping[int, Line]) -> Zero:
-    """For every tensor, the factors at whose dropped units it is zero once all their weights are."""
+def spare(network: Network, axes: Axes, lines: Mapping[int, Line]) -> Spared:
+    """The weights that masking must leave alone, and for which factors, lest an operator divides by zero."""
+    spared: dict[str, frozenset[Factor]] = {}
+    while True:
+        zero = zero_factors(network, axes, lines, spared)
+        found = [
+            (weight, factor)
+            for tensor in _denominators(network, lines)
+            for factor in zero.get(tensor, frozenset())
+            for weight in _sources(network, axes, tensor, factor)
+            if factor not in spared.get(weight, frozenset())
+        ]
+        if not found:
+            return spared
+        for weight, factor in found:
+            spared[weight] = spared.get(weight, frozenset()) | {factor}
+
+
+def _denominators(network: Network, lines: Mapping[int, Line]) -> Iterator[str]:
+    for index, line in lines.items():
+        for operand, tensor in zip(line.inputs, network.nodes[index].inputs, strict=False):
+            if operand.name in line.nonzero:
+                yield tensor
+
+
+def _sources(network: Network, axes: Axes, tensor: str, factor: Factor) -> Iterator[str]:
+    """The weights with the factor that a tensor is computed from, through tensors with the factor."""
+    pending, seen = [tensor], {tensor}
+    while pending:
+        name = pending.pop()
+        if name in network.weights:
+            yield name
+        producer = network.producers.get(name)
+        for before in producer.inputs if producer else ():
+            if before not in seen and factor in carried(axes.get(before, ())):
+                seen.add(before)
+                pending.append(before)
+
+
+def zero_factors(network: Network, axes: Axes, lines: Mapping[int, Line], spared: Spared) -> Zero:
+    """For every tensor, the factors at whose dropped units it is zero once all their unspared weights are."""
     zero: dict[str, frozenset[Factor]] = {}
     for name in network.weights:
         if network.is_float_weight(name):
-            zero[name] = carried(axes.get(name, ()))
+            zero[name] = carried(axes.get(name, ())) - spared.get(name, frozenset())
     for node in network.nodes:
         line = lines.get(node.index)
         if line is None or line.zero is None:

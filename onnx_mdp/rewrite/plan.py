@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnx_mdp.axes.terms import Factor, leaves, units
 from onnx_mdp.errors import PlanError
-from onnx_mdp.graph.edit import Edits
+from onnx_mdp.graph.edit import Edits, masked
 from onnx_mdp.groups.blocks import Block
-from onnx_mdp.groups.cut import edits, slices
+from onnx_mdp.groups.cut import edits, masks, slices
 from onnx_mdp.groups.find import Analysis
 
 Indices = NDArray[np.int64]
@@ -75,6 +76,12 @@ def removed_blocks(analysis: Analysis, plan: Plan) -> list[Block]:
 def plan_edits(analysis: Analysis, plan: Plan) -> Edits:
     """The edits that carry out the plan."""
     return edits(analysis.coupling, factors(analysis, plan), removed_blocks(analysis, plan))
+
+
+def masked_original(analysis: Analysis, plan: Plan) -> onnx.ModelProto:
+    """The model in normal form with every weight the plan drops set to zero: what the cut must equal."""
+    silenced = [name for block in removed_blocks(analysis, plan) for name in block.silenced]
+    return masked(analysis.network.model, masks(analysis.coupling, factors(analysis, plan)), silenced)
 
 
 def to_json(analysis: Analysis, plan: Plan) -> dict[str, Any]:

@@ -17,6 +17,7 @@ Clauses after the arrow:
     group = |g|              likewise for a scalar attribute
     zero x|w, b              the output is zero wherever (x or w) is zero and b is; `x?` asks only operands that
                              carry the axis
+    nonzero w                the result is no number where w is zero
     over q|k c               c is summed over although an output or a bias carries it: exact where q or k is zero
     times y |c|^-0.5         what target y has to be multiplied with when c shrinks: a power of the ratio of sizes
     point w wz               w holds quantized numbers; operand wz (0 if there is none) is what stands for zero
@@ -106,6 +107,7 @@ class Line:
     equations: tuple[tuple[Expr, Expr], ...] = ()
     sizes: tuple[Size, ...] = ()
     zero: tuple[tuple[str, ...], ...] | None = None
+    nonzero: tuple[str, ...] = ()
     overs: tuple[Over, ...] = ()
     times: tuple[Times, ...] = ()
     points: Mapping[str, str] = field(default_factory=dict)
@@ -136,6 +138,7 @@ def parse(text: str) -> Line:
         equations=tuple(found.get("equation", ())),
         sizes=tuple(found.get("size", ())),
         zero=found["zero"][-1] if "zero" in found else None,
+        nonzero=tuple(found.get("nonzero", ())),
         overs=tuple(found.get("over", ())),
         times=tuple(found.get("times", ())),
         points=dict(found.get("point", ())),
@@ -148,6 +151,8 @@ def _clause(text: str) -> tuple[str, Any]:
     match kind:
         case "zero":
             return kind, tuple(tuple(part.strip().split("|")) for part in rest.split(","))
+        case "nonzero":
+            return kind, rest
         case "over":
             names, _, expr = rest.partition(" ")
             return kind, Over(tuple(names.split("|")), _Reader(expr).expr())

@@ -34,8 +34,8 @@ for _op in (
 ):
     rule(_op, zero="x")(unary)
 for _op in (
-    *("Acos", "Acosh", "BitwiseNot", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Log", "Not"),
-    *("Reciprocal", "Sigmoid", "Softplus"),
+    *("Acos", "Acosh", "BitwiseNot", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Not"),
+    *("Sigmoid", "Softplus"),
 ):
     rule(_op)(unary)
 for _op in ("Add", "Sub"):
@@ -46,7 +46,6 @@ for _op in (
 ):
     rule(_op)(broadcast)
 rule("Mul", zero="x1|x2")(broadcast)
-rule("Div", zero="x1")(broadcast)
 rule("PRelu", zero="x1")(broadcast)
 rule("Where", zero="x2, x3")(broadcast)
 
@@ -58,12 +57,24 @@ def variadic(view: View) -> str:
     return f"{broadcast(view)}; zero {operands}"
 
 
+@rule("Div", zero="x1")
+def divide(view: View) -> str:
+    """Zero stays zero, unless it is divided by zero."""
+    return f"{broadcast(view)}; nonzero x2"
+
+
+@rule("Log", "Reciprocal")
+def unary_beyond_zero(view: View) -> str:
+    """There is no value at zero."""
+    return f"{unary(view)}; nonzero x"
+
+
 @rule("Pow")
 def power(view: View) -> str:
     """Zero stays zero under a positive exponent."""
     exponent = view.network.values.get(view.node.inputs[1])
     positive = exponent is not None and bool((exponent > 0).all())
-    return broadcast(view) + ("; zero x1" if positive else "")
+    return broadcast(view) + ("; zero x1" if positive else "; nonzero x1")
 
 
 @rule("Clip")

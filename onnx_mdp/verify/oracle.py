@@ -15,10 +15,9 @@ import onnx
 
 from onnx_mdp.errors import ProofError, RuntimeBackendError
 from onnx_mdp.graph.check import check, has_symbolic_batch, random_feeds, signature
-from onnx_mdp.graph.edit import masked
 from onnx_mdp.graph.load import Source
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.rewrite.plan import Plan, plan_edits, removed_blocks
+from onnx_mdp.rewrite.plan import Plan, masked_original
 from onnx_mdp.runtime.base import Array, Feeds, Runtime
 
 _TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}
@@ -48,12 +47,10 @@ def prove(
     """
     _check_structure(source, pruned)
     every = [*_random(source, analysis, pruned, runtime), *feeds]
-    edits = plan_edits(analysis, plan)
-    silenced = [name for block in removed_blocks(analysis, plan) for name in block.silenced]
     original = _run(runtime, source.reference, every[:1])
     same = _run(runtime, analysis.network.model.SerializeToString(), every[:1])
     _compare(original, same, "the model in normal form", "the original")
-    reference = _run(runtime, masked(analysis.network.model, edits.slices, silenced).SerializeToString(), every)
+    reference = _run(runtime, masked_original(analysis, plan).SerializeToString(), every)
     result = _run(runtime, pruned.SerializeToString(), every)
     error, tolerance = _compare(reference, result, "the pruned model", "the masked original")
     return Proof(error, tolerance, len(every), _varies(result))

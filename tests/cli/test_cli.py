@@ -132,7 +132,7 @@ def test_inspect_as_text_and_json(capsys: pytest.CaptureFixture[str], vit: Path)
     assert "what locks the rest" in out
     status, out, _ = run(capsys, "inspect", vit, "--json")
     found = json.loads(out)
-    assert {group["kind"] for group in found["groups"]} == {"head", "head_dim", "hidden"}
+    assert {group["kind"] for group in found["groups"]} == {"head", "qk", "v", "hidden"}
     assert len(found["blocks"]) == 10
     (stream,) = [entry for entry in found["locked"] if entry["units"] == 96]
     assert "its statistics are taken over it (LayerNormalization" in stream["reasons"][0]
@@ -159,7 +159,7 @@ def test_explain_lists_every_node_with_its_rule_and_axes(capsys: pytest.CaptureF
 def test_explain_a_tensor_a_group_and_a_locked_dimension(capsys: pytest.CaptureFixture[str], vit: Path) -> None:
     status, out, _ = run(capsys, "explain", vit, "layers.0.attn.qkv.bias")
     assert status == 0
-    assert "axis 0: 288 = ([1 + 1 + 1] layers.0.attn.qkv/head layers.0.attn.qkv/head_dim)" in out
+    assert "axis 0: 288 = [(layers.0.attn.qkv/head layers.0.attn.qkv/qk) + " in out
     assert "node_linear  Add: x1[a,b,c] x2[c] -> y[a,b,c]" in out
     _, out, _ = run(capsys, "explain", vit, "layers.0.attn.qkv/head")
     assert "head, 6 units" in out
@@ -178,7 +178,7 @@ def test_explain_a_tensor_a_group_and_a_locked_dimension(capsys: pytest.CaptureF
     ("name", "hint"),
     [
         ("layers.0.fc1.bais", "the nearest are layers.0.fc1.bias"),
-        ("QKV", "the nearest are layers.0.attn.qkv/head"),
+        ("QKV", "the nearest are layers.0.attn.qkv/v"),
         ("zzz", "without a name, explain lists every tensor"),
         ("node_add_99", "is a node; ask for what it computes: add_99"),
     ],

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx import helper, numpy_helper
 
 from onnx_mdp.graph.check import signature
@@ -15,9 +14,8 @@ from onnx_mdp.graph.normalize import normalize
 from tests.conftest import MODELS, build_model
 
 
-@pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_vit.onnx"])
-def test_rewriting_without_edits_keeps_every_node_and_weight(name: str) -> None:
-    model, normal = onnx.load(str(MODELS / name)), onnx.load(str(MODELS / name))
+def test_rewriting_without_edits_keeps_every_node_and_weight() -> None:
+    model, normal = onnx.load(str(MODELS / "digits_cnn.onnx")), onnx.load(str(MODELS / "digits_cnn.onnx"))
     normalize(normal, {})
     same = rewrite(normal, Edits())
     nodes = {n.output[0]: n.SerializeToString(deterministic=True) for n in model.graph.node}

@@ -211,9 +211,9 @@ def attention(packed: bool) -> onnx.ModelProto:
     return build_model(nodes, {"x": (2, 5, 24)}, ["y"], weights)
 
 
-def test_packed_attention_cuts_heads_and_head_width(runtime: Runtime) -> None:
+def test_packed_attention_frees_query_key_and_value_widths(runtime: Runtime) -> None:
     cut = assert_exact(attention(packed=True), runtime)
-    assert {(g.kind, g.units) for g in cut.analysis.groups} == {("head", 4), ("head_dim", 6)}
+    assert {(g.kind, g.units) for g in cut.analysis.groups} == {("head", 4), ("qk", 6), ("v", 6)}
     assert [block.name for block in cut.analysis.blocks] == ["y"]
 
 

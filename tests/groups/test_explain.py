@@ -14,7 +14,7 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.rewrite.plan import Plan, plan_edits
 from tests.conftest import analysis_of, build_model
 
-QKV = ("layers.0.attn.qkv/head", "layers.0.attn.qkv/head_dim")
+QKV = ("layers.0.attn.qkv/head", "layers.0.attn.qkv/qk", "layers.0.attn.qkv/v")
 
 
 def tensor(analysis: Analysis, name: str) -> TensorEntry:
@@ -54,12 +54,13 @@ def test_grouped_convolution_names_its_three_factors() -> None:
 def test_packed_qkv_is_three_parts_of_heads(vit: Path) -> None:
     analysis = analysis_of(vit)
     entry = tensor(analysis, "layers.0.attn.qkv.bias")
-    assert entry.tensor.axes == (f"([1 + 1 + 1] {QKV[0]} {QKV[1]})",)
-    assert [(f.group, f.units, f.axes) for f in entry.factors] == [(QKV[0], 6, (0,)), (QKV[1], 16, (0,))]
+    query, value = f"({QKV[0]} {QKV[1]})", f"({QKV[0]} {QKV[2]})"
+    assert entry.tensor.axes == (f"[{query} + {query} + {value}]",)
+    assert [(f.group, f.units) for f in entry.factors] == [(QKV[0], 6), (QKV[1], 16), (QKV[2], 16)]
     head = group(analysis, QKV[0])
     assert [m.per_unit for m in head.members] == [48, 48, 16]
     assert head.block == "node_add_99"
-    assert {resize.value: resize.term for resize in head.resizes} == {6: QKV[0], 96: f"({QKV[0]} {QKV[1]})"}
+    assert {resize.value: resize.term for resize in head.resizes} == {6: QKV[0], 96: value}
 
 
 def test_members_and_integers_are_what_a_cut_changes(vit: Path, cnn: Path) -> None:
