@@ -65,11 +65,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _examined(files: Sequence[Path], jobs: int) -> list[Record]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     records = []
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(files))
         for record in examine_all(Path(__file__).resolve(), files, jobs):
             records.append(record)
             progress.update(task, advance=1, description=f"{record.model}: {record.outcome}")
+            if not console.is_terminal:
+                print(record.model, record.verdict, file=sys.stderr, flush=True)
     return records
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 
-from onnx_mdp.axes.terms import leaves
-from onnx_mdp.graph.macs import node_macs
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.groups.find import Analysis
+from onnx_mdp.groups.share import lock_reasons
 
 ATTENTION_KINDS = frozenset({"head", "head_dim", "qk", "v"})
 _FUSED = {"Attention", "MultiHeadAttention", "GroupQueryAttention"}
@@ -41,33 +39,9 @@ def _reaches_product(network: Network, softmax: Node) -> bool:
     return False
 
 
-def prunable_share(analysis: Analysis) -> tuple[float, float]:
-    """Share of parameters, and of multiply-accumulates, that carry at least one unit that can be cut."""
-    network, axes = analysis.network, analysis.coupling.axes
-    free = {group.factor for group in analysis.groups}
-
-    def carries(name: str) -> bool:
-        return any(leaf in free for term in axes.get(name, ()) for leaf in leaves(term))
-
-    sizes = {name: math.prod(network.shapes[name]) for name in network.weights if network.is_float_weight(name)}
-    macs = node_macs(network)
-    work = {i: count for i, count in macs.items() if any(map(carries, (*network.nodes[i].inputs, *_out(network, i))))}
-    parameters = sum(size for name, size in sizes.items() if carries(name))
-    return parameters / max(sum(sizes.values()), 1), sum(work.values()) / max(sum(macs.values()), 1)
-
-
-def _out(network: Network, index: int) -> tuple[str, ...]:
-    return network.nodes[index].outputs
-
-
 def kinds(names: Iterable[str]) -> dict[str, int]:
     """How often each kind occurs, most frequent first."""
     return dict(Counter(names).most_common())
-
-
-def freezes(analysis: Analysis) -> dict[str, int]:
-    """Locked dimensions of weights by their first reason; numbers are left out so that like reasons meet."""
-    return kinds(_like(str(locked.reasons[0].reason)) for locked in analysis.locked)
 
 
 def refusals(analysis: Analysis) -> tuple[dict[str, int], dict[str, int]]:
@@ -89,8 +63,6 @@ def _like(reason: str) -> str:
 
 
 def why_nothing(analysis: Analysis) -> str:
-    """The reason that locks the most units, for a model in which nothing can be cut."""
-    units: Counter[str] = Counter()
-    for locked in analysis.locked:
-        units[locked.reasons[0].reason] += locked.units
-    return units.most_common(1)[0][0] if units else "no weight has an axis that could be cut"
+    """The reason that locks the most parameters, for a model in which nothing can be cut."""
+    reasons = lock_reasons(analysis)
+    return reasons[0].reason if reasons else "no weight has an axis that could be cut"

@@ -40,7 +40,7 @@ def _broken(record: Record) -> Iterator[str]:
         yield "it has attention, but no heads, query/key or value widths are cut"
     if record.seconds >= SECONDS:
         yield f"its analysis takes {record.seconds:.1f} s, allowed {SECONDS:g} s"
-    if record.memory_over >= MEMORY * record.bytes + OVERHEAD:
+    if record.memory_bytes >= MEMORY * record.bytes + OVERHEAD:
         yield f"its analysis takes {record.memory:.1f} times its size of memory, allowed {MEMORY:g}"
 
 
