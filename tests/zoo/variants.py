@@ -15,11 +15,12 @@ import onnxruntime as ort
 
 from onnx_mdp.graph.network import read_network
 from onnx_mdp.graph.normalize import normalize
-from onnx_mdp.groups.find import Analysis, analyze
+from onnx_mdp.groups.find import analyze
 from tests.conftest import SHARED
 
 ZOO = SHARED / "zoo"
 FOLDER = ZOO / "open"
+_EXPORTS = ("L17", "L20", "L13", "L11", "L17d", "B17", "D18", "D20", "D23", "D18d")
 
 
 @dataclass(frozen=True)
@@ -29,31 +30,28 @@ class Anatomy:
     groups: Counter[tuple[str, int]]
     blocks: int
 
-    def units(self) -> Counter[int]:
-        """How many groups there are of each number of units."""
-        counts: Counter[int] = Counter()
-        for (_, units), count in self.groups.items():
-            counts[units] += count
-        return counts
+    def __sub__(self, other: Anatomy) -> str:
+        """What only this one has, to be read by people."""
+        groups = [f"{count} of {kind} {units}" for (kind, units), count in (self.groups - other.groups).items()]
+        return ", ".join([*groups, f"{self.blocks} blocks"])
 
 
-def anatomy(analysis: Analysis) -> Anatomy:
-    """What can be cut."""
-    return Anatomy(Counter((group.kind, group.units) for group in analysis.groups), len(analysis.blocks))
+def zoo_models() -> list[str]:
+    """Every exported model, by name."""
+    return sorted(path.stem for path in FOLDER.glob("*.onnx"))
 
 
-def analysis_of(model: onnx.ModelProto) -> Analysis:
-    """The analysis of a copy of a model, with one for every symbolic dimension."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    weights = {tensor.name for tensor in copy.graph.initializer}
-    shapes = {
-        value.name: tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
-        for value in copy.graph.input
-        if value.name not in weights
-    }
-    normalize(copy, shapes)
-    return analyze(read_network(copy, shapes))
+def export_pairs() -> list[tuple[str, str]]:
+    """Every export of a network after the first, with the first."""
+    exports: dict[str, list[str]] = {}
+    for name in zoo_models():
+        network, _, form = name.partition("__")
+        exports.setdefault(network, []).append(form)
+    pairs = []
+    for network, forms in exports.items():
+        first, *others = sorted(forms, key=_EXPORTS.index)
+        pairs += [(f"{network}__{first}", f"{network}__{other}") for other in others]
+    return pairs
 
 
 def zoo_model(name: str) -> onnx.ModelProto:
@@ -67,9 +65,23 @@ def zoo_model(name: str) -> onnx.ModelProto:
 
 
 @cache
-def zoo_analysis(name: str) -> Analysis:
-    """The analysis of a model of the collection."""
-    return analysis_of(zoo_model(name))
+def zoo_anatomy(name: str) -> Anatomy:
+    """What can be cut in a model of the collection."""
+    return anatomy_of(zoo_model(name))
+
+
+def anatomy_of(model: onnx.ModelProto) -> Anatomy:
+    """What can be cut in a model, with one for every symbolic dimension; the model is left as it is."""
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    weights = {tensor.name for tensor in copy.graph.initializer}
+    shapes = {
+        value.name: tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
+        for value in copy.graph.input
+        if value.name not in weights
+    }
+    normalize(copy, shapes)
+    analysis = analyze(read_network(copy, shapes))
+    return Anatomy(Counter((group.kind, group.units) for group in analysis.groups), len(analysis.blocks))
 
 
 def ort_basic(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
@@ -85,17 +97,15 @@ def ort_basic(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 def slimmed(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """The model after onnxslim."""
-    import onnxslim
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result: onnx.ModelProto = onnxslim.slim(copy)
+        import onnxslim
+
+        result: onnx.ModelProto = onnxslim.slim(onnx.ModelProto.FromString(model.SerializeToString()))
     return result
 
 
 OPTIMIZERS: dict[str, Callable[[onnx.ModelProto, Path], onnx.ModelProto]] = {
-    "onnxruntime-basic": ort_basic,
+    "onnxruntime": ort_basic,
     "onnxslim": slimmed,
 }
