@@ -161,12 +161,13 @@ def _kind(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]
         return "v"
     if any(_counts_groups(coupling, factor, name) for name, _ in members):
         return "group"
-    producers = _producers(coupling, factor, members).values()
+    producers = _producers(coupling, factor, members)
     contracting = {c.node.index for c in coupling.contractions if c.term.size > 1}
-    sources = {node.index: node.op for node in producers if node.index in contracting}
+    matrices = {name: node for name, node in producers.items() if len(coupling.axes[name]) > 1}
+    sources = {node.index: node.op for node in matrices.values() if node.index in contracting}
     if len(sources) > 1:
         return "stream"
-    ops = sources.values() or [node.op for node in producers]
+    ops = sources.values() or [node.op for node in producers.values()]
     return "channel" if any(op.startswith("Conv") for op in ops) else "hidden"
 
 
@@ -195,7 +196,7 @@ def _attention_roles(coupling: Coupling) -> _Roles:
     for contraction in coupling.contractions:
         node = contraction.node
         tensors = [name for name, _ in contraction.operands]
-        if len(tensors) < 2 or any(name in coupling.network.weights for name in tensors):
+        if len(tensors) < 2 or any(name not in coupling.network.varying for name in tensors):
             continue
         left, right, out = (carried(coupling.axes.get(n, ())) for n in (*node.inputs[:2], node.outputs[0]))
         batch |= left & right & out
