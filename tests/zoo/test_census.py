@@ -29,6 +29,6 @@ def test_every_operator_has_a_rule() -> None:
     known = {(domain, op) for domain, op, _ in registered()}
     used: dict[tuple[str, str], str] = {}
     for name in zoo_models():
-        used |= {operator: name for operator in operators(onnx.load(str(FOLDER / f"{name}.onnx")).graph)}
+        used |= dict.fromkeys(operators(onnx.load(str(FOLDER / f"{name}.onnx")).graph), name)
     missing = {op: model for (domain, op), model in used.items() if (domain, op) not in known}
     assert set(missing) == {*LEFT_ALONE, *NORMALIZED}, missing

@@ -44,8 +44,9 @@ FAMILIES = (
     Family("CNN with other norms", "resnet50_gn* resnetv2_50x1_bit*"),
     Family(
         "vision transformer",
-        """beit_* convit* crossvit* davit* deit* flexivit* h_hvit_* hf_beit* hf_blip_vision* hf_deit* hf_dinov2*
-        hf_levit* hf_swin2sr* hf_swin_* hf_vit_base* hf_yolos* hiera* mvit* nest_* samvit* swin_* twins_* vitamin* volo* xcit*""",
+        """beit_* convit* crossvit* davit* deit* flexivit* h_hvit_* hf_beit* hf_blip_vision* hf_deit*
+        hf_dinov2* hf_levit* hf_swin2sr* hf_swin_* hf_vit_base* hf_yolos* hiera* mvit* nest_* samvit* swin_*
+        twins_* vitamin* volo* xcit*""",
         0.60,
     ),
     Family("ConvNeXt and its like", "convnext_* convnextv2_* edgenext* hf_poolformer* rdnet*", 0.60),

@@ -14,7 +14,7 @@ import onnx
 from coverage import anatomy, zoo
 from coverage.families import family_of
 from coverage.memory import PeakMemory
-from coverage.proof import Proven, VacuousError, audible, proven_cut
+from coverage.proof import Proven, VacuousError, louder, proven_cut
 from coverage.record import EXACT, FAILED, LEFT_ALONE, Record
 from onnx_mdp.errors import MdpError
 from onnx_mdp.graph.check import parameter_count
@@ -62,9 +62,8 @@ def _examine(record: Record, file: Path, path: Path, threads: int) -> None:
         return
     rng = np.random.default_rng(SEED)
     runtime = open_runtime("onnxruntime", threads)
-    feeds = audible(analysis, runtime, feeds)
     halved = _half(analysis, rng)
-    proven = proven_cut(source, analysis, halved, runtime, feeds)
+    proven, feeds = _proven_loudly(source, analysis, halved, runtime, feeds)
     record.cut_kinds = anatomy.kinds(g.kind for g in analysis.groups if len(halved.kept[g.name]) < g.units)
     record.proof, record.tolerance, record.compared = proven.error, proven.tolerance, proven.compared
     if analysis.blocks:
@@ -113,6 +112,19 @@ def _half(analysis: Analysis, rng: np.random.Generator) -> Plan:
     """Half of every group's units at random, rounded up."""
     order = {group.name: rng.permutation(group.units) for group in analysis.groups}
     return uniform_plan(analysis, order, 0.5, {group.name: group.floor for group in analysis.groups}, 1)
+
+
+def _proven_loudly(
+    source: Source, analysis: Analysis, plan: Plan, runtime: Runtime, feeds: Sequence[Feeds]
+) -> tuple[Proven, Sequence[Feeds]]:
+    """The proof of a cut on inputs that the cut model hears, and those inputs."""
+    deaf = VacuousError("there are no inputs")
+    for scaled in louder(feeds):
+        try:
+            return proven_cut(source, analysis, plan, runtime, scaled), scaled
+        except VacuousError as error:
+            deaf = error
+    raise deaf
 
 
 def _without_blocks(
