@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -140,10 +140,20 @@ def _producers(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, 
     """The members that put the units on an output, with the node that does."""
     found: dict[str, Node] = {}
     for name, _ in members:
-        for node in coupling.network.consumers[name]:
+        for node in _appliers(coupling.network, name):
             if any(factor in leaves(term) for out in node.outputs for term in coupling.axes.get(out, ())):
                 found.setdefault(name, node)
     return found
+
+
+def _appliers(network: Network, weight: str) -> Iterator[Node]:
+    """The nodes that bring a weight and data together, seen through those that only move the weight."""
+    for node in network.consumers.get(weight, ()):
+        if network.varying.isdisjoint(node.outputs):
+            for output in node.outputs:
+                yield from _appliers(network, output)
+        else:
+            yield node
 
 
 def _label(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]) -> str:
