@@ -33,10 +33,10 @@ _FOLDED = "the optimizer stores the product of a table of positions with its pro
 
 DIFFERENCES = (
     Difference(
-        "h_spatial_transformer__L20",
+        "h_spatial_transformer__D18",
         ("export",),
-        "one exporter writes AffineGrid, whose matrix must have 2 x 3 elements; the other writes the product with the"
-        " grid of (x, y, 1), of which parts may be cut",
+        "this exporter writes the product of the transformation with the grid of (x, y, 1), of which parts may be cut;"
+        " the other writes AffineGrid, whose matrix must have 2 x 3 elements",
     ),
     Difference(
         "h_torch_transformer_encoder__D18",
