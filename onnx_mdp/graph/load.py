@@ -62,9 +62,9 @@ def _source(
         raise ExternalDataError(f"{name}: its weights lie in other files; give the path of the .onnx file instead")
     if external and path:
         _load_external(proto, path)
-    _check(proto, name, path if external else None)
-    size, parameters = proto.ByteSize(), parameter_count(proto)
-    return Source(name, reference, path, external, signature(proto), parameters, size), proto
+    _check(reference, name)
+    size = proto.ByteSize() if external else path.stat().st_size if path else len(reference)
+    return Source(name, reference, path, external, signature(proto), parameter_count(proto), size), proto
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -98,9 +98,10 @@ def _load_external(proto: onnx.ModelProto, path: Path) -> None:
         raise ExternalDataError(f"{path}: external data cannot be read: {_first_line(error)}") from error
 
 
-def _check(proto: onnx.ModelProto, name: str, external: Path | None) -> None:
+def _check(model: str | bytes, name: str) -> None:
+    """Check a path or bytes: a parsed model would be written out again for it, which takes ten times as long."""
     try:
-        onnx.checker.check_model(str(external) if external else proto)
+        onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{name}: not valid ONNX: {_first_line(error)}") from error
 

@@ -92,6 +92,15 @@ class Network:
         return {name: tuple(nodes) for name, nodes in found.items()}
 
     @cached_property
+    def varying(self) -> frozenset[str]:
+        """The tensors whose elements depend on the model's inputs; reading a shape is no such dependence."""
+        found = set(self.inputs)
+        for node in self.nodes:
+            if node.op not in ("Shape", "Size") and not found.isdisjoint((*node.inputs, *node.captured)):
+                found.update(node.outputs)
+        return frozenset(found)
+
+    @cached_property
     def uses(self) -> Mapping[str, tuple[str, ...]]:
         """For every shared vector that the normal form copied, and for every copy, all of them in graph order."""
         found: dict[str, list[str]] = {}

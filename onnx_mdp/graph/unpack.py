@@ -22,6 +22,7 @@ from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.shapes import Shape, input_shapes
 
 _MOST_PARTS = 16
+_MOVES = ("Transpose", "Squeeze", "Unsqueeze")
 
 
 def unpack(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
@@ -31,11 +32,12 @@ def unpack(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
 
 @dataclass(frozen=True)
 class _Pick:
-    """A tensor that is one position of another's axis."""
+    """A tensor that is one position of another's axis, after some moves; each with the axis's place in its input."""
 
     source: str
     axis: int
     position: int
+    after: tuple[tuple[onnx.NodeProto, int], ...] = ()
 
 
 class _Unpacker:
@@ -64,7 +66,7 @@ class _Unpacker:
             return None
         moves, axes = [], [pick.axis]
         mover = self.producers.get(pick.source)
-        while mover is not None and mover.op_type in ("Transpose", "Squeeze", "Unsqueeze"):
+        while mover is not None and mover.op_type in _MOVES:
             axis = self._axis_before(mover, axes[-1])
             if axis is None:
                 return None
@@ -76,7 +78,8 @@ class _Unpacker:
             return None
         made = self._split(mover, packed, axes[-1])
         moved = self._moved(mover, node.output[0], axes[-1], pick.position)
-        for move, axis in zip(reversed(moves), reversed(axes[1:]), strict=True):
+        before = zip(reversed(moves), reversed(axes[1:]), strict=True)
+        for move, axis in (*before, *reversed(pick.after)):
             moved.append(self._without(move, axis, moved[-1].output[0], f"{node.output[0]}/moved{len(moved)}"))
         moved[-1].output[0] = node.output[0]
         return made + moved
@@ -90,11 +93,22 @@ class _Unpacker:
                 return None
             return _Pick(node.input[0], axis % len(shape), int(at) % shape[axis])
         axes = self._axes(node) if node.op_type == "Squeeze" else None
-        cutter = self.producers.get(node.input[0]) if axes is not None and len(axes) == 1 else None
-        if axes is None or cutter is None or cutter.op_type not in ("Slice", "Split"):
+        return None if axes is None or len(axes) != 1 else self._squeezed(node.input[0], axes[0])
+
+    def _squeezed(self, name: str, axis: int) -> _Pick | None:
+        """The pick that dropping an axis completes: the axis goes back to a Slice or Split, maybe through moves."""
+        after: list[tuple[onnx.NodeProto, int]] = []
+        cutter = self.producers.get(name)
+        while cutter is not None and cutter.op_type in _MOVES:
+            before = self._axis_before(cutter, axis)
+            if before is None:
+                return None
+            after.append((cutter, before))
+            name, axis, cutter = cutter.input[0], before, self.producers.get(cutter.input[0])
+        if cutter is None or cutter.op_type not in ("Slice", "Split"):
             return None
-        start = self._start(cutter, node.input[0], axes[0])
-        return None if start is None else _Pick(cutter.input[0], axes[0], start)
+        start = self._start(cutter, name, axis)
+        return None if start is None else _Pick(cutter.input[0], axis, start, tuple(after))
 
     def _start(self, cutter: onnx.NodeProto, output: str, axis: int) -> int | None:
         """The only position of the axis that a Slice or Split leaves in `output`, if it leaves all else whole."""

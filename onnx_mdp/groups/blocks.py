@@ -1,4 +1,4 @@
-"""Removable residual blocks: regions f between a tensor x and Add(x, f(x)) that nothing else enters or leaves.
+"""Removable residual blocks: what computes f(x) for Add(x, f(x)) and nothing else.
 
 Removing one replaces the sum by x. That is a cut like any other: f(x) is made zero by silencing the weights that
 its last operators multiply with, so it can be proven the same way.
@@ -6,6 +6,7 @@ its last operators multiply with, so it can be proven the same way.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -72,27 +73,36 @@ def _close(coupling: Coupling, add: Node) -> Iterator[Block]:
 
 
 def _region(network: Network, entry: str, branch: str, add: Node) -> frozenset[int] | None:
-    """The nodes that compute `branch` from `entry` alone, or None if anything else enters or leaves."""
-    first = network.producers[entry].index if entry in network.producers else -1
-    nodes: dict[int, Node] = {}
-    pending = [branch]
+    """The nodes that nothing but `branch` needs, or None if they do not compute it from `entry`.
+
+    What else they read (a mask, another branch's result) stays outside: it does not matter once they are gone. From
+    the last node to the first, so that all readers of a node are settled before it; costs O(size of the region).
+    """
+    inside, read = {add.index}, set[str]()
+    pending, seen = _producers(network, {branch}), {add.index}
     while pending:
-        name = pending.pop()
-        if name == entry or name in network.weights or not name:
+        node = network.nodes[-heapq.heappop(pending)]
+        if node.index in seen:
             continue
-        producer = network.producers.get(name)
-        if producer is None or producer.index <= first:
-            return None
-        if producer.index not in nodes:
-            nodes[producer.index] = producer
-            pending += [*producer.inputs, *producer.captured]
-    inside = {*nodes, add.index}
-    leaves_region = any(
-        name in network.outputs or any(reader.index not in inside for reader in network.consumers.get(name, ()))
-        for node in nodes.values()
-        for name in node.outputs
-    )
-    return None if leaves_region or not nodes else frozenset(nodes)
+        seen.add(node.index)
+        if _needed_elsewhere(network, node, inside):
+            continue
+        inside.add(node.index)
+        names = {*node.inputs, *node.captured} - {entry}
+        read |= set() if node.op in ("Shape", "Size") else network.varying.intersection((*node.inputs, *node.captured))
+        for index in _producers(network, names):
+            heapq.heappush(pending, index)
+    return frozenset(inside - {add.index}) if entry in read else None
+
+
+def _producers(network: Network, names: Iterable[str]) -> list[int]:
+    """The negated indices of the nodes that compute some tensors."""
+    return [-network.producers[name].index for name in names if name in network.producers]
+
+
+def _needed_elsewhere(network: Network, node: Node, inside: set[int]) -> bool:
+    readers = (reader.index for name in node.outputs for reader in network.consumers.get(name, ()))
+    return not inside.issuperset(readers) or any(name in network.outputs for name in node.outputs)
 
 
 def _silence(coupling: Coupling, tensor: str, inside: frozenset[int]) -> list[str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -140,10 +140,20 @@ def _producers(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, 
     """The members that put the units on an output, with the node that does."""
     found: dict[str, Node] = {}
     for name, _ in members:
-        for node in coupling.network.consumers[name]:
+        for node in _appliers(coupling.network, name):
             if any(factor in leaves(term) for out in node.outputs for term in coupling.axes.get(out, ())):
                 found.setdefault(name, node)
     return found
+
+
+def _appliers(network: Network, weight: str) -> Iterator[Node]:
+    """The nodes that bring a weight and data together, seen through those that only move the weight."""
+    for node in network.consumers.get(weight, ()):
+        if network.varying.isdisjoint(node.outputs):
+            for output in node.outputs:
+                yield from _appliers(network, output)
+        else:
+            yield node
 
 
 def _label(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]) -> str:
@@ -161,11 +171,12 @@ def _kind(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]
         return "v"
     if any(_counts_groups(coupling, factor, name) for name, _ in members):
         return "group"
-    producers = _producers(coupling, factor, members).values()
-    sources = {node.index: node.op for node in producers if node.index in coupling.contracting}
+    producers = _producers(coupling, factor, members)
+    matrices = {name: node for name, node in producers.items() if len(coupling.axes[name]) > 1}
+    sources = {node.index: node.op for node in matrices.values() if node.index in coupling.contracting}
     if len(sources) > 1:
         return "stream"
-    ops = sources.values() or [node.op for node in producers]
+    ops = sources.values() or [node.op for node in producers.values()]
     return "channel" if any(op.startswith("Conv") for op in ops) else "hidden"
 
 
@@ -194,7 +205,7 @@ def _attention_roles(coupling: Coupling) -> _Roles:
     for contraction in coupling.contractions:
         node = contraction.node
         tensors = [name for name, _ in contraction.operands]
-        if len(tensors) < 2 or any(name in coupling.network.weights for name in tensors):
+        if len(tensors) < 2 or any(name not in coupling.network.varying for name in tensors):
             continue
         left, right, out = (carried(coupling.axes.get(n, ())) for n in (*node.inputs[:2], node.outputs[0]))
         batch |= left & right & out

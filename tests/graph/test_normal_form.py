@@ -66,7 +66,10 @@ def test_identity_of_a_weight_is_the_weight(runtime: Runtime) -> None:
 
 
 def packed(*, picks: str) -> onnx.ModelProto:
-    """Packed queries, keys and values, taken apart by Gather, by Split or by Slice."""
+    """Packed queries, keys and values, taken apart by Gather, by Split or by Slice.
+
+    "late": optimizers move the Transpose behind the Split, and the Squeeze behind that.
+    """
     nodes = [
         node("MatMul", ["x", "w"], ["p"]),
         node("Shape", ["x"], ["s"]),
@@ -83,6 +86,12 @@ def packed(*, picks: str) -> onnx.ModelProto:
     elif picks == "Split":
         nodes.append(node("Split", ["t"], ["q1", "k1", "v1"], axis=0, num_outputs=3))
         nodes += [node("Squeeze", [f"{c}1", "axis0"], [c]) for c in "qkv"]
+    elif picks == "late":
+        nodes[-1] = node("Split", ["r"], ["q2", "k2", "v2"], axis=2, num_outputs=3)
+        nodes += [node("Transpose", [f"{c}2"], [f"{c}1"], perm=[2, 0, 3, 1, 4]) for c in "qv"]
+        nodes += [node("Squeeze", [f"{c}1", "axis0"], [c]) for c in "qv"]
+        nodes += [node("Squeeze", ["k2", "axis2"], ["k1"]), node("Transpose", ["k1"], ["k"], perm=[0, 2, 1, 3])]
+        weights["axis2"] = ints(2)
     else:
         weights |= {f"i{k}": ints(k) for k in range(4)}
         nodes += [node("Slice", ["t", f"i{k}", f"i{k + 1}", "axis0"], [f"{c}1"]) for k, c in enumerate("qkv")]
@@ -101,7 +110,7 @@ def packed(*, picks: str) -> onnx.ModelProto:
 
 
 def test_packed_projections_are_split_before_they_are_moved(runtime: Runtime) -> None:
-    for picks in ("Gather", "Split", "Slice"):
+    for picks in ("Gather", "Split", "Slice", "late"):
         model = packed(picks=picks)
         assert all(n.op_type != "Transpose" or len(n.attribute[0].ints) == 4 for n in normal(model, runtime).graph.node)
         cut = assert_exact(model, runtime, seed=2)

@@ -1,4 +1,4 @@
-"""Removable residual blocks: found where nothing else enters or leaves, and removed exactly."""
+"""Removable residual blocks: found where nothing of them is needed elsewhere, and removed exactly."""
 
 from __future__ import annotations
 
@@ -45,14 +45,53 @@ def test_branch_that_is_read_elsewhere_is_no_block() -> None:
     assert not analysis_of(mlp([node("Relu", ["c"], ["z"])], ("y", "z"))).blocks
 
 
-def test_branch_with_a_second_source_is_no_block() -> None:
+def test_branch_may_read_what_other_branches_read_too(runtime: Runtime) -> None:
+    """A mask, computed once, enters every attention block; it does not matter to one that is gone."""
+    nodes = [node("Gemm", ["x", "w0"], ["a0"]), node("Sigmoid", ["m"], ["mask"])]
+    weights: dict[str, tuple[int, ...] | np.ndarray] = {"w0": (3, 8), "wy": (8, 2)}
+    for i in range(3):
+        weights[f"u{i}"] = (8, 8)
+        nodes += [
+            node("Mul", [f"a{i}", "mask"], [f"b{i}"]),
+            node("Gemm", [f"b{i}", f"u{i}"], [f"f{i}"]),
+            node("Add", [f"a{i}", f"f{i}"], [f"a{i + 1}"], name=f"block{i}"),
+        ]
+    model = build_model([*nodes, node("Gemm", ["a3", "wy"], ["y"])], {"x": (2, 3), "m": (2, 1)}, ["y"], weights)
+    blocks = analysis_of(model).blocks
+    assert [(block.name, len(block.nodes)) for block in blocks] == [("block0", 2), ("block1", 2), ("block2", 2)]
+    for seed in range(4):
+        assert_exact(model, runtime, seed, blocks=True)
+
+
+def test_what_a_branch_alone_reads_goes_with_it(runtime: Runtime) -> None:
     nodes = [
         node("Gemm", ["x", "w0"], ["a"]),
-        node("Gemm", ["x", "w1"], ["b"]),
+        node("Gemm", ["x", "w1"], ["b"], name="gate"),
         node("Mul", ["a", "b"], ["c"]),
-        node("Add", ["a", "c"], ["y"]),
+        node("Gemm", ["c", "w2"], ["d"]),
+        node("Add", ["a", "d"], ["e"], name="residual"),
+        node("Gemm", ["e", "w3"], ["y"]),
     ]
-    assert not analysis_of(build_model(nodes, {"x": (2, 3)}, ["y"], {"w0": (3, 8), "w1": (3, 8)})).blocks
+    model = build_model(nodes, {"x": (2, 3)}, ["y"], {"w0": (3, 8), "w1": (3, 8), "w2": (8, 8), "w3": (8, 2)})
+    (block,) = analysis_of(model).blocks
+    assert {analysis_of(model).network.nodes[i].name for i in block.nodes} >= {"gate"}
+    for seed in range(4):
+        assert_exact(model, runtime, seed, blocks=True)
+
+
+def test_branch_that_does_not_read_the_entry_is_no_block() -> None:
+    """A table that is added to a product, such as a relative position bias, is no residual branch."""
+    nodes = [
+        node("Gemm", ["x", "w0"], ["a"]),
+        node("Reshape", ["table", "shape"], ["b"]),
+        node("Add", ["a", "b"], ["c"]),
+        node("Gemm", ["x", "w1"], ["d"]),
+        node("Add", ["c", "d"], ["e"]),
+        node("Gemm", ["e", "w2"], ["y"]),
+    ]
+    weights: dict[str, tuple[int, ...] | np.ndarray] = {"w0": (3, 8), "table": (8, 2), "shape": np.array([2, 8])}
+    weights |= {"w1": (3, 8), "w2": (8, 2)}
+    assert not analysis_of(build_model(nodes, {"x": (2, 3)}, ["y"], weights)).blocks
 
 
 def test_branch_that_cannot_be_silenced_is_no_block() -> None:

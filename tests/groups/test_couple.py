@@ -437,3 +437,32 @@ def test_locks_match_groups_and_weights(pattern: str) -> None:
     else:
         assert not analysis.groups
         assert f"locked by request ({pattern})" in reasons(analysis, "w1")
+
+
+def test_tied_table_that_is_transposed_is_a_weight_not_an_activation() -> None:
+    """A language model's head often is its embedding table, read through a Transpose."""
+    nodes = [
+        node("Gather", ["table", "x"], ["a"]),
+        node("MatMul", ["a", "w"], ["b"]),
+        node("Relu", ["b"], ["c"]),
+        node("MatMul", ["c", "v"], ["d"]),
+        node("Transpose", ["table"], ["head"]),
+        node("MatMul", ["d", "head"], ["y"]),
+    ]
+    weights = {"table": (9, 8), "w": (8, 6), "v": (6, 8)}
+    model = build_model(nodes, {"x": (2, 3)}, ["y"], weights)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    assert {(g.kind, g.units) for g in analysis_of(model).groups} == {("hidden", 8), ("hidden", 6)}
+
+
+def test_convolution_that_is_applied_twice_has_channels(runtime: Runtime) -> None:
+    """The bias is copied for its second use; the weight still is one source of the channels."""
+    nodes = [
+        *(node("Conv", [x, "w", "b"], [f"c{x}"]) for x in ("p", "q")),
+        *(node("Conv", [f"c{x}", "v", "d"], [f"e{x}"]) for x in ("p", "q")),
+        node("Sub", ["ep", "eq"], ["y"]),
+    ]
+    shapes = {"w": (8, 3, 1, 1), "b": (8,), "v": (2, 8, 1, 1), "d": (2,)}
+    model = build_model(nodes, {"p": (1, 3, 4, 4), "q": (1, 3, 4, 4)}, ["y"], {**shapes})
+    assert [(g.kind, g.units) for g in analysis_of(model).groups] == [("channel", 8)]
+    assert_exact(model, runtime, 1)

@@ -17,7 +17,7 @@ from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.rewrite.plan import Plan, plan_edits
 from onnx_mdp.runtime.base import Runtime
-from onnx_mdp.verify.oracle import prove, relative_error
+from onnx_mdp.verify.oracle import _compare, prove, relative_error
 from tests.cutting import random_plan
 
 Cut = tuple[Source, Analysis, Plan, onnx.ModelProto]
@@ -101,3 +101,16 @@ def test_relative_error() -> None:
     assert relative_error(a, np.array([1.0, np.nan, 2.0])) == float("inf")
     assert relative_error(np.zeros(3), np.array([0.0, 0.5, 0.0])) == 0.5
     assert relative_error(np.zeros(0), np.zeros(0)) == 0
+    assert relative_error(a, a + [0, 0, 0.4], scale=8) == pytest.approx(0.05)
+    masked = np.array([1.0, -np.inf, 2.0])
+    assert relative_error(masked, masked + [0.2, 0, 0]) == pytest.approx(0.1), "an infinity does not hide the rest"
+    assert relative_error(masked, np.array([1.0, np.inf, 2.0])) == float("inf")
+    assert relative_error(masked, a) == float("inf")
+
+
+def test_output_that_nearly_cancels_on_one_input_is_measured_by_the_others() -> None:
+    """Two logits may be nearly zero on one input by chance; rounding is then large beside them, but no error."""
+    a, noise = np.float32([[3.0, -4.0]]), np.float32([[2e-7, 0.0]])
+    _compare([[a], [a * np.float32(1e-3)]], [[a], [a * np.float32(1e-3) + noise]], "this", "that")
+    with pytest.raises(ProofError, match="this differs from that"):
+        _compare([[a], [a * np.float32(1e-3)]], [[a], [a * np.float32(1e-3) + noise * 1000]], "this", "that")

@@ -1,0 +1,1 @@
+"""What the program reaches on a collection of exported architectures: the parts of `tools/bench_coverage.py`."""
