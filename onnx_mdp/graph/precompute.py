@@ -72,11 +72,21 @@ class _Values:
         """Whether the node's results can be computed here, and take no more space than the weights they come from."""
         try:
             stored = sum(self[name].nbytes for name in node.output if name)
-            return stored <= sum(
-                self[name].nbytes for name in node.input if name and self[name].dtype.kind not in "iub"
-            )
         except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
             return False
+        return stored <= sum(self[name].nbytes for name in self._roots(node) if self[name].dtype.kind not in "iub")
+
+    def _roots(self, node: onnx.NodeProto) -> set[str]:
+        """The stored weights that a node's results follow from."""
+        roots: set[str] = set()
+        pending = [name for name in node.input if name]
+        while pending:
+            name = pending.pop()
+            if name in self._tensors:
+                roots.add(name)
+            else:
+                pending += [given for given in self._constant[name].input if given]
+        return roots
 
 
 def drop_aliases(graph: onnx.GraphProto) -> None:

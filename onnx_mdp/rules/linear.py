@@ -12,10 +12,22 @@ _WINDOW = "the window slides along it"
 @rule("Conv", why=_WINDOW, zero="x|w, b")
 def conv(view: View) -> str:
     """Grouped or not; a depthwise convolution is the case of one input and one output channel a group."""
-    g, window = view.attr("group", 1), ",!" * (view.rank(0) - 2)
+    g, kernel = view.attr("group", 1), "".join(",1" if size == 1 else ",!" for size in view.shape(1)[2:])
+    space = _space(view)
     if g == 1:
-        return f"x[n,i{window}] w[o,i{window}] b[o] -> y[n,o{window}]"
-    return f"x[n,(g:{g} i){window}] w[(g o),i{window}] b[(g o)] -> y[n,(g o){window}]; group = |g|"
+        return f"x[n,i{space}] w[o,i{kernel}] b[o] -> y[n,o{space}]"
+    return f"x[n,(g:{g} i){space}] w[(g o),i{kernel}] b[(g o)] -> y[n,(g o){space}]; group = |g|"
+
+
+def _space(view: View) -> str:
+    """The axes a window slides along; a window of one position that meets each once passes the axis."""
+    rank = view.rank(0) - 2
+    strides, pads = view.attr("strides", [1] * rank), view.attr("pads", [0] * 2 * rank)
+    passes = (
+        kernel == 1 and stride == 1 and not before and not after
+        for kernel, stride, before, after in zip(view.shape(1)[2:], strides, pads[:rank], pads[rank:], strict=True)
+    )
+    return "".join(f",{name}" if alone else ",!" for name, alone in zip("stuv", passes, strict=False))
 
 
 @rule("ConvTranspose", why=_WINDOW, zero="x|w, b")
