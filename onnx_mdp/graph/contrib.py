@@ -62,7 +62,12 @@ def output_shapes(node: onnx.NodeProto, shapes: Sequence[Shape | None]) -> tuple
 
 def output_type(node: onnx.NodeProto) -> int:
     """Which input has the element type of the first output."""
-    return {"EmbedLayerNormalization": 2, "MatMulIntegerToFloat": 2, "QLinearConcat": 2}.get(node.op_type, 0)
+    if node.op_type == "QGemm" and len(node.input) < 9:
+        return 1  # numbers, like its scales
+    return {
+        **dict.fromkeys(("EmbedLayerNormalization", "MatMulIntegerToFloat", "QLinearConcat", "QuantizeLinear"), 2),
+        "DequantizeLinear": 1,
+    }.get(node.op_type, 0)
 
 
 def _attention(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:

@@ -74,24 +74,32 @@ def sliced(values: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
 
 
 def masked(
-    model: onnx.ModelProto, slices: Mapping[str, Mapping[int, NDArray[np.int64]]], zeroed: Iterable[str]
+    model: onnx.ModelProto,
+    slices: Mapping[str, Mapping[int, NDArray[np.int64]]],
+    zeroed: Iterable[str],
+    zeros: Mapping[str, Array],
 ) -> onnx.ModelProto:
-    """A copy of the model with every dropped position of the slices set to zero, and all of the `zeroed` weights."""
+    """A copy of the model with every dropped position of the slices set to zero, and all of the `zeroed` weights.
+
+    `zeros` holds, for weights stored as codes, the codes of zero.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     silent = set(zeroed)
     for tensor in copy.graph.initializer:
         if tensor.name in silent or tensor.name in slices:
             values = np.array(onnx.numpy_helper.to_array(tensor))
-            values[...] = 0 if tensor.name in silent else _zeroed(values, slices[tensor.name])
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+            zero = np.broadcast_to(zeros.get(tensor.name, np.zeros((), values.dtype)), values.shape)
+            values = zero if tensor.name in silent else _zeroed(values, zero, slices[tensor.name])
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
     return copy
 
 
-def _zeroed(values: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
+def _zeroed(values: Array, zero: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
     for axis, kept in cuts.items():
         dropped = np.setdiff1d(np.arange(values.shape[axis]), kept)
-        values[(slice(None),) * axis + (dropped,)] = 0
+        place = (slice(None),) * axis + (dropped,)
+        values[place] = zero[place]
     return values
 
 

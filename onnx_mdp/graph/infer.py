@@ -99,9 +99,7 @@ class _Inference:
     def _by_schema(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         if node.domain == contrib.DOMAIN:
             plain = contrib.standard_form(node)
-            if plain is None:
-                return self._by_formula(node)
-            node = plain
+            return self._by_formula(node) if plain is None else self._by_standard_form(node, plain)
         domain = "" if node.domain in _DEFAULT_DOMAIN else node.domain
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opsets.get(domain, 1), domain)
@@ -111,6 +109,21 @@ class _Inference:
             return {**found, node.output[0]: types[node.input[0]]} if node.op_type in _UNINFERRED else found
         except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError, KeyError):
             return {}
+
+    def _by_standard_form(self, node: onnx.NodeProto, plain: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        """Shapes as if on floats, which every standard operator takes; the element type is the node's own."""
+        float_type = onnx.TensorProto.FLOAT
+        shapes = {name: self.facts.shapes.get(name) for name in plain.input if name}
+        types = {name: onnx.helper.make_tensor_type_proto(float_type, shape) for name, shape in shapes.items()}
+        schema = onnx.defs.get_schema(plain.op_type, self.opsets.get("", 1), "")
+        elem = self.facts.types.get(node.input[contrib.output_type(node)], 0)
+        try:
+            found = onnx.shape_inference.infer_node_outputs(schema, plain, types, opset_imports=self.imports)
+        except (onnx.shape_inference.InferenceError, RuntimeError):
+            return {}
+        for value in found.values():
+            value.tensor_type.elem_type = elem
+        return found
 
     def _by_formula(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         shapes = contrib.output_shapes(node, [self.facts.shapes.get(name) for name in node.input])

@@ -136,7 +136,7 @@ def _silence_node(
                 usable.append([])
             elif name in silent:
                 usable.append(silent[name])
-            elif network.is_float_weight(name) and _owned(network, name, inside):
+            elif coupling.is_weight(name) and _owned(network, name, inside):
                 usable.append([name])
         if not usable:
             return None

@@ -10,6 +10,8 @@ from onnx_mdp.axes.terms import Factor, Term, fresh, leaves
 from onnx_mdp.axes.unify import MisalignedError, Unifier
 from onnx_mdp.graph.dims import AxisSize, Computed, Dim, Dims, Literal, follow_dims
 from onnx_mdp.graph.network import FLOATS, Network, Node
+from onnx_mdp.graph.shapes import Array
+from onnx_mdp.groups.codes import Code, decoded, find_codes
 from onnx_mdp.groups.zero import Spared, Zero, spare, zero_factors
 from onnx_mdp.rules import Refusal, View, line_of
 from onnx_mdp.rules.line import Concatenation, Line, Operand, letters
@@ -76,7 +78,8 @@ class Coupling:
     """The solved axes of a network.
 
     `axes` holds every followed tensor's terms, resolved; `frozen` the reasons per locked factor, in graph order;
-    `lines` the rule of each node that has one; `spared` the factors by which a weight must not be masked.
+    `lines` the rule of each node that has one; `codes` the initializers of
+    integers that stand for numbers; `spared` the factors by which a weight must not be masked.
     """
 
     network: Network
@@ -87,7 +90,17 @@ class Coupling:
     contractions: tuple[Contraction, ...]
     lines: Mapping[int, Line]
     refusals: Mapping[int, str]
+    codes: Mapping[str, Code]
     spared: Spared
+
+    def is_weight(self, name: str) -> bool:
+        """Whether the tensor is an initializer of numbers, or of codes that stand for numbers."""
+        return self.network.is_float_weight(name) or name in self.codes
+
+    def value(self, name: str) -> Array:
+        """The numbers of a weight."""
+        code = self.codes.get(name)
+        return decoded(self.network, name, code) if code else self.network.weights[name]
 
     @cached_property
     def contracting(self) -> frozenset[int]:
@@ -96,11 +109,11 @@ class Coupling:
 
     @cached_property
     def members(self) -> Mapping[Factor, tuple[tuple[str, int], ...]]:
-        """The (initializer, axis) pairs of floating point weights that carry each factor, in graph order."""
+        """The (initializer, axis) pairs of weights that carry each factor, in graph order."""
         found: dict[Factor, dict[tuple[str, int], None]] = {}
         for node in self.network.nodes:
             for name in node.inputs:
-                if self.network.is_float_weight(name):
+                if self.is_weight(name):
                     for axis, term in enumerate(self.axes.get(name, ())):
                         for leaf in leaves(term):
                             found.setdefault(leaf, {})[name, axis] = None
@@ -224,8 +237,10 @@ class _Coupler:
             self.contractions.append(Contraction(node, terms[name], tuple(carriers)))
 
     def _freeze_integer_tables(self) -> None:
+        codes = find_codes(self.network, self.lines)
+        cut = {*codes, *(code.zero for code in codes.values())}
         for name, terms in self.axes.items():
-            if name in self.network.weights and self.network.types[name] not in FLOATS:
+            if name in self.network.weights and name not in cut and self.network.types[name] not in FLOATS:
                 freeze = Freeze("an integer table lies along it", name)
                 self.freezes.extend((term, freeze) for term in terms)
 
@@ -243,8 +258,10 @@ class _Coupler:
         contractions = tuple(Contraction(c.node, resolve(c.term), c.operands) for c in self.contractions)
         frozen: dict[Factor, dict[Freeze, None]] = {}
         axes = {name: tuple(map(resolve, terms)) for name, terms in self.axes.items()}
-        spared = spare(self.network, axes, self.lines)
-        self.freezes.extend(_inexact(zero_factors(self.network, axes, self.lines, spared), contractions))
+        codes = find_codes(self.network, self.lines)
+        spared = spare(self.network, axes, self.lines, codes)
+        zero = zero_factors(self.network, axes, self.lines, codes, spared)
+        self.freezes.extend(_inexact(zero, contractions))
         for term, freeze in self.freezes:
             for leaf in leaves(resolve(term)):
                 frozen.setdefault(leaf, {})[freeze] = None
@@ -257,6 +274,7 @@ class _Coupler:
             contractions=contractions,
             lines=self.lines,
             refusals=self.refusals,
+            codes=codes,
             spared=spared,
         )
 

@@ -13,6 +13,7 @@ from onnx_mdp.graph.edit import Edits
 from onnx_mdp.graph.network import Network
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.blocks import Block
+from onnx_mdp.groups.codes import zero_code
 from onnx_mdp.groups.couple import Coupling, Resize
 
 _EPSILON = {"SkipSimplifiedLayerNormalization": 1e-12}  # defaults; 1e-5 for all others
@@ -31,11 +32,12 @@ def edits(coupling: Coupling, kept: Kept, removed: Iterable[Block]) -> Edits:
 
 
 def slices(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
-    """Kept positions of every floating point initializer, for the axes that lose any."""
+    """Kept positions of every weight, and of zero points beside it, for the axes that lose any."""
+    points = {code.zero for code in coupling.codes.values()}
     cut = {leaf for leaf, units in kept.items() if len(units) < leaf.size}
     found: dict[str, dict[int, Indices]] = {}
     for name, terms in coupling.axes.items():
-        if coupling.network.is_float_weight(name):
+        if coupling.is_weight(name) or name in points:
             axes = {axis: keep(term, kept) for axis, term in enumerate(terms) if not cut.isdisjoint(leaves(term))}
             if axes:
                 found[name] = axes
@@ -45,11 +47,18 @@ def slices(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
 def masks(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
     """As `slices`, for the masked original: without the factors that a weight is spared of."""
     found = slices(coupling, kept)
+    for code in coupling.codes.values():
+        found.pop(code.zero, None)
     for name, factors in coupling.spared.items():
         if name in found:
             left = {leaf: units for leaf, units in kept.items() if leaf not in factors}
             found[name] = {axis: keep(coupling.axes[name][axis], left) for axis in found[name]}
     return found
+
+
+def zero_codes(coupling: Coupling) -> dict[str, Array]:
+    """For every weight stored as codes, the codes of zero."""
+    return {name: zero_code(coupling.network, name, code) for name, code in coupling.codes.items()}
 
 
 def resized(network: Network, resizes: Iterable[Resize], widths: Mapping[Factor, int]) -> tuple[Values, Attributes]:

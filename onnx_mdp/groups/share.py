@@ -103,7 +103,7 @@ class _Tally:
 def _sizes(analysis: Analysis) -> dict[str, int]:
     """Elements of every floating point initializer of the input model; copies made for its uses are left out."""
     network = analysis.network
-    names = [name for name in network.weights if network.is_float_weight(name) and not is_copy(name)]
+    names = [name for name in network.weights if analysis.coupling.is_weight(name) and not is_copy(name)]
     return {name: math.prod(network.shapes[name]) for name in names}
 
 

@@ -14,7 +14,7 @@ the denominator is computed from are spared.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from onnx_mdp.axes.terms import Factor, Term, leaves
 from onnx_mdp.graph.network import Network
@@ -25,11 +25,11 @@ Zero = Mapping[str, frozenset[Factor]]
 Spared = Mapping[str, frozenset[Factor]]
 
 
-def spare(network: Network, axes: Axes, lines: Mapping[int, Line]) -> Spared:
+def spare(network: Network, axes: Axes, lines: Mapping[int, Line], codes: Collection[str]) -> Spared:
     """The weights that masking must leave alone, and for which factors, lest an operator divides by zero."""
     spared: dict[str, frozenset[Factor]] = {}
     while True:
-        zero = zero_factors(network, axes, lines, spared)
+        zero = zero_factors(network, axes, lines, codes, spared)
         found = [
             (weight, factor)
             for tensor in _denominators(network, lines)
@@ -64,12 +64,14 @@ def _sources(network: Network, axes: Axes, tensor: str, factor: Factor) -> Itera
                 pending.append(before)
 
 
-def zero_factors(network: Network, axes: Axes, lines: Mapping[int, Line], spared: Spared) -> Zero:
+def zero_factors(
+    network: Network, axes: Axes, lines: Mapping[int, Line], codes: Collection[str], spared: Spared
+) -> Zero:
     """For every tensor, the factors at whose dropped units it is zero once all their unspared weights are."""
     zero: dict[str, frozenset[Factor]] = {}
     constant = set(network.weights)
     for name in network.weights:
-        if network.is_float_weight(name):
+        if network.is_float_weight(name) or name in codes:
             zero[name] = carried(axes.get(name, ())) - spared.get(name, frozenset())
     for node in network.nodes:
         if constant.issuperset(filter(None, node.inputs)):

@@ -46,7 +46,7 @@ class MagnitudeScorer(Scorer):
         for name, axis in group.members:
             if len(network.shapes[name]) < 2 and not self._scales(name):
                 continue
-            energy = fold(axes[name][axis], group.factor, weight_energy(network.weights[name], axis))
+            energy = fold(axes[name][axis], group.factor, weight_energy(self._analysis.coupling.value(name), axis))
             if energy.sum() > 0:
                 total += energy / energy.mean()
                 count += 1

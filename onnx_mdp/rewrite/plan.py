@@ -17,7 +17,7 @@ from onnx_mdp.axes.terms import Factor, leaves, units
 from onnx_mdp.errors import PlanError
 from onnx_mdp.graph.edit import Edits, masked
 from onnx_mdp.groups.blocks import Block
-from onnx_mdp.groups.cut import edits, masks, slices
+from onnx_mdp.groups.cut import edits, masks, slices, zero_codes
 from onnx_mdp.groups.find import Analysis
 
 Indices = NDArray[np.int64]
@@ -81,7 +81,8 @@ def plan_edits(analysis: Analysis, plan: Plan) -> Edits:
 def masked_original(analysis: Analysis, plan: Plan) -> onnx.ModelProto:
     """The model in normal form with every weight the plan drops set to zero: what the cut must equal."""
     silenced = [name for block in removed_blocks(analysis, plan) for name in block.silenced]
-    return masked(analysis.network.model, masks(analysis.coupling, factors(analysis, plan)), silenced)
+    dropped = masks(analysis.coupling, factors(analysis, plan))
+    return masked(analysis.network.model, dropped, silenced, zero_codes(analysis.coupling))
 
 
 def to_json(analysis: Analysis, plan: Plan) -> dict[str, Any]:

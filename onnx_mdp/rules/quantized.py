@@ -150,7 +150,7 @@ def qgemm(view: View) -> str:
 def qlinear_pointwise(view: View) -> str:
     """Add and Mul on codes."""
     (x1, x2), after = _counterpart(broadcast, view, 0, 3)
-    return _line(view, [x1, "s1", "z1", x2, "s2", "z2", "ys", "yz"], after)
+    return _line(view, [x1, "s1", "z1", x2, "s2", "z2", "ys", "yz"], after, "point x1 z1 s1", "point x2 z2 s2")
 
 
 @rule("QLinearSigmoid", domain=_MICROSOFT)

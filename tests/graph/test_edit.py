@@ -93,7 +93,7 @@ def test_copies_that_stay_equal_are_merged_again() -> None:
 def test_mask_zeroes_dropped_positions_only() -> None:
     model = build_model([helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": (1, 4)}, ["y"], {"w": (4, 6)})
     result = numpy_helper.to_array(
-        masked(model, {"w": {0: np.array([1, 2]), 1: np.array([0, 5])}}, []).graph.initializer[0]
+        masked(model, {"w": {0: np.array([1, 2]), 1: np.array([0, 5])}}, [], {}).graph.initializer[0]
     )
     original = numpy_helper.to_array(model.graph.initializer[0])
     expected = np.zeros_like(original)

@@ -46,7 +46,13 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+def codes(*shape: int) -> np.ndarray:
+    """A tensor of 8-bit codes."""
+    return np.zeros(shape, np.uint8)
+
+
 X = (2, 8, 6, 6)
+CODE = np.uint8(3)
 CASES = [
     Case("Conv", (X, (4, 8, 3, 3), (4,))),
     Case("Conv", (X, (4, 8, 1, 1)), note="no bias"),
@@ -180,6 +186,35 @@ CASES = [
         domain="com.microsoft",
     ),
     Case("DeformConv", (X, (4, 8, 3, 3), (2, 18, 4, 4), (4,), (2, 9, 4, 4)), opset=19),
+    Case("QuantizeLinear", (X, (), CODE)),
+    Case("DequantizeLinear", (codes(4, 8, 3, 3), (4,), codes(4)), {"axis": 0}),
+    Case(
+        "DequantizeLinear", (codes(8, 64), (8, 2), codes(8, 2)), {"axis": 1, "block_size": 32}, opset=21, note="blocks"
+    ),
+    Case("QLinearConv", (codes(*X), (), CODE, codes(4, 8, 3, 3), (4,), codes(4), (), CODE, np.zeros(4, np.int32))),
+    Case("ConvInteger", (codes(*X), codes(4, 8, 1, 1), CODE)),
+    Case("QLinearMatMul", (codes(2, 5, 8), (), CODE, codes(8, 4), (4,), codes(4), (), CODE)),
+    Case("MatMulInteger", (codes(2, 5, 8), codes(8, 4), CODE, codes(4))),
+    Case("DynamicQuantizeLinear", ((2, 5, 8),), outputs=3),
+    Case("MatMulIntegerToFloat", (codes(5, 8), codes(8, 4), (), (4,), CODE, codes(4)), domain="com.microsoft"),
+    Case("DynamicQuantizeMatMul", ((5, 8), codes(8, 4), (4,), codes(4), (4,)), domain="com.microsoft"),
+    Case("QuantizeLinear", (X, (), CODE), domain="com.microsoft"),
+    Case("DequantizeLinear", (codes(4, 8), (), CODE), domain="com.microsoft"),
+    Case(
+        *("QGemm", (codes(5, 8), (), CODE, codes(4, 8), (4,), codes(4), np.zeros(4, np.int32), (), CODE)),
+        *({"transB": 1}, 18, 1, "", "com.microsoft"),
+    ),
+    Case("QLinearAdd", (codes(2, 5), (), CODE, codes(5), (), CODE, (), CODE), domain="com.microsoft"),
+    Case("QLinearMul", (codes(2, 5), (), CODE, codes(5), (), CODE, (), CODE), domain="com.microsoft"),
+    Case("QLinearSigmoid", (codes(2, 5), (), CODE, (), CODE), domain="com.microsoft"),
+    Case("QLinearLeakyRelu", (codes(2, 5), (), CODE, (), CODE), domain="com.microsoft"),
+    Case("QLinearSoftmax", (codes(2, 5), (), CODE, (), CODE), domain="com.microsoft"),
+    Case("QLinearGlobalAveragePool", (codes(*X), (), CODE, (), CODE), domain="com.microsoft"),
+    Case(
+        *("QLinearAveragePool", (codes(*X), (), CODE, (), CODE), {"kernel_shape": [2, 2]}),
+        domain="com.microsoft",
+    ),
+    Case("QLinearConcat", ((), CODE, codes(*X), (), CODE, codes(*X), (), CODE), {"axis": 1}, domain="com.microsoft"),
     Case("NoSuchOperator", ((2, 5),), note="no rule"),
 ]
 

@@ -17,12 +17,12 @@ import numpy as np
 import onnx
 
 from onnx_mdp.errors import ProofError
-from onnx_mdp.graph.edit import Edits, masked, rewrite
+from onnx_mdp.graph.edit import Edits, rewrite
 from onnx_mdp.graph.expose import exposed
 from onnx_mdp.graph.load import Source
 from onnx_mdp.graph.network import FLOATS, Network
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.rewrite.plan import Plan, plan_edits, removed_blocks
+from onnx_mdp.rewrite.plan import Plan, masked_original, plan_edits
 from onnx_mdp.runtime.base import Array, Feeds, Runtime
 from onnx_mdp.verify.oracle import FP32_TOLERANCE, prove, relative_error
 
@@ -74,8 +74,7 @@ def proven_cut(source: Source, analysis: Analysis, plan: Plan, runtime: Runtime,
     dense = _run(runtime, analysis.network.model, observed, feeds)
     found = _run(runtime, pruned, _renamed(edits, observed), feeds)
     if boundary:
-        silenced = [name for block in removed_blocks(analysis, plan) for name in block.silenced]
-        reference = masked(analysis.network.model, edits.slices, silenced)
+        reference = masked_original(analysis, plan)
         error = max(error, _error(_run(runtime, reference, observed, feeds), found, tolerance))
     _check_meaning(dense, found, cut=bool(edits.slices or edits.bypasses))
     return Proven(pruned, error, tolerance, compared)
