@@ -35,10 +35,16 @@ def _described(values: Any) -> Signature:
     )
 
 
+_T = onnx.TensorProto
+_NUMBERS = {
+    *(_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE, _T.INT8, _T.UINT8, _T.INT4, _T.UINT4),
+    *(_T.FLOAT8E4M3FN, _T.FLOAT8E4M3FNUZ, _T.FLOAT8E5M2, _T.FLOAT8E5M2FNUZ),
+}
+
+
 def parameter_count(model: onnx.ModelProto) -> int:
-    """Elements of all floating point initializers."""
-    floats = {1, 10, 11, 16}
-    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in floats)
+    """Elements of all initializers of numbers, and of codes of up to 8 bits that stand for numbers."""
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in _NUMBERS)
 
 
 def has_symbolic_batch(model: onnx.ModelProto) -> bool:

@@ -140,8 +140,8 @@ class _Inference:
     def _evaluate(self, node: onnx.NodeProto) -> None:
         """The values of small outputs whose inputs are all known."""
         facts = self.facts
-        if node.domain not in _DEFAULT_DOMAIN or node.op_type.startswith("Random"):
-            return
+        if node.domain not in _DEFAULT_DOMAIN or node.op_type.startswith(("Random", "Dequantize")):
+            return  # codes stay codes
         small = all(math.prod(facts.shapes.get(name, (_SMALL + 1,))) <= _SMALL for name in node.output if name)
         if not small or not all(name in facts.values for name in node.input if name):
             return

@@ -23,6 +23,7 @@ from onnx_mdp.graph.shapes import Shape, input_shapes
 
 _MOST_PARTS = 16
 _MOVES = ("Transpose", "Squeeze", "Unsqueeze")
+_CODES = ("QuantizeLinear", "DequantizeLinear")  # with one scale for all, they move through any of the moves
 
 
 def unpack(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
@@ -66,7 +67,7 @@ class _Unpacker:
             return None
         moves, axes = [], [pick.axis]
         mover = self.producers.get(pick.source)
-        while mover is not None and mover.op_type in _MOVES:
+        while mover is not None and mover.op_type in (*_MOVES, *_CODES):
             axis = self._axis_before(mover, axes[-1])
             if axis is None:
                 return None
@@ -99,7 +100,7 @@ class _Unpacker:
         """The pick that dropping an axis completes: the axis goes back to a Slice or Split, maybe through moves."""
         after: list[tuple[onnx.NodeProto, int]] = []
         cutter = self.producers.get(name)
-        while cutter is not None and cutter.op_type in _MOVES:
+        while cutter is not None and cutter.op_type in (*_MOVES, *_CODES):
             before = self._axis_before(cutter, axis)
             if before is None:
                 return None
@@ -125,6 +126,8 @@ class _Unpacker:
 
     def _axis_before(self, mover: onnx.NodeProto, axis: int) -> int | None:
         """The axis of a move's input that became `axis` of its output; None for one it made."""
+        if mover.op_type in _CODES:
+            return axis if self.shapes.get(mover.input[1]) in ((), (1,)) else None
         if mover.op_type == "Transpose":
             return int(_attribute(mover, "perm", [])[axis]) if _attribute(mover, "perm", []) else None
         changed = self._axes(mover)
@@ -194,6 +197,11 @@ class _Unpacker:
     def _without(self, mover: onnx.NodeProto, axis: int, source: str, output: str) -> onnx.NodeProto:
         """A move of a tensor that lacks the axis; `axis` counts in the move's input."""
         node = helper.make_node(mover.op_type, [source], [output], f"{mover.name or mover.op_type}/{output}")
+        node.domain = mover.domain
+        if mover.op_type in _CODES:
+            node.input.extend(mover.input[1:])
+            node.attribute.extend(mover.attribute)
+            return node
         if mover.op_type == "Transpose":
             perm = [a - (a > axis) for a in _attribute(mover, "perm", []) if a != axis]
             node.attribute.append(helper.make_attribute("perm", perm))

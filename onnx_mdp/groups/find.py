@@ -177,7 +177,7 @@ def _kind(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]
     if len(sources) > 1:
         return "stream"
     ops = sources.values() or [node.op for node in producers.values()]
-    return "channel" if any(op.startswith("Conv") for op in ops) else "hidden"
+    return "channel" if any("Conv" in op for op in ops) else "hidden"
 
 
 def _counts_groups(coupling: Coupling, factor: Factor, name: str) -> bool:
@@ -207,7 +207,7 @@ def _attention_roles(coupling: Coupling) -> _Roles:
         tensors = [name for name, _ in contraction.operands]
         if len(tensors) < 2 or any(name not in coupling.network.varying for name in tensors):
             continue
-        left, right, out = (carried(coupling.axes.get(n, ())) for n in (*node.inputs[:2], node.outputs[0]))
+        left, right, out = (carried(coupling.axes.get(n, ())) for n in (*tensors[:2], node.outputs[0]))
         batch |= left & right & out
         contracted |= set(leaves(contraction.term))
         free |= (left ^ right) & out
