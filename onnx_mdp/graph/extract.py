@@ -107,7 +107,8 @@ def _weight(network: Network, name: str, shape: Shape) -> onnx.TensorProto:
     elem = network.types[name]
     if shape == network.shapes[name] and (elem not in FLOATS or math.prod(shape) <= _SMALL):
         return numpy_helper.from_array(np.ascontiguousarray(network.weights[name]), name)
-    return numpy_helper.from_array(_noise(shape, elem) * (0.05 if len(shape) > 1 else 1), name)
+    noise = _noise(shape, elem)
+    return numpy_helper.from_array(noise * 0.05 if elem == onnx.TensorProto.FLOAT and len(shape) > 1 else noise, name)
 
 
 def _noise(shape: Sequence[int], elem: int) -> Array:

@@ -30,6 +30,8 @@ class PieceMaker:
         self._coupling: Coupling = analysis.coupling
         self._network = analysis.network
         self._dims: Mapping[str, Dims] = follow_dims(self._network)
+        codes = self._coupling.codes
+        self._codes = {*codes, *(code.zero for code in codes.values())}
         self._resizes: dict[str | int, list[Resize]] = {}
         for resize in self._coupling.resizes:
             owner = resize.slot.initializer if isinstance(resize.slot, Literal) else resize.slot.node
@@ -70,7 +72,8 @@ class PieceMaker:
         return tuple(size(term, widths) for term in terms) if terms else self._network.shapes[name]
 
     def _is_shape_list(self, name: str) -> bool:
-        return name in self._dims and len(self._network.shapes.get(name, (0, 0))) <= 1
+        shaped = name in self._dims and len(self._network.shapes.get(name, (0, 0))) <= 1
+        return shaped and name not in self._codes
 
     def _value(self, dim: Dim, values: Values, widths: Widths) -> int:
         if isinstance(dim.origin, AxisSize):
