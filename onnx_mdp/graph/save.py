@@ -83,6 +83,7 @@ def _save_external(model: onnx.ModelProto, path: Path) -> None:
             copy = write_external_data_tensors(copy, folder)
             written = Path(folder) / data.name
             if written.exists():
+                written.chmod(0o666 & ~_umask())
                 os.replace(written, data)
     except OSError as error:
         raise OutputError(

@@ -17,7 +17,7 @@ from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.rewrite.plan import Plan, plan_edits
 from onnx_mdp.runtime.base import Runtime
-from onnx_mdp.verify.oracle import _compare, prove, relative_error
+from onnx_mdp.verify.oracle import FP32_TOLERANCE, _compare, prove, relative_error
 from tests.cutting import random_plan
 
 Cut = tuple[Source, Analysis, Plan, onnx.ModelProto]
@@ -111,6 +111,8 @@ def test_relative_error() -> None:
 def test_output_that_nearly_cancels_on_one_input_is_measured_by_the_others() -> None:
     """Two logits may be nearly zero on one input by chance; rounding is then large beside them, but no error."""
     a, noise = np.float32([[3.0, -4.0]]), np.float32([[2e-7, 0.0]])
-    _compare([[a], [a * np.float32(1e-3)]], [[a], [a * np.float32(1e-3) + noise]], "this", "that")
+    _compare([[a], [a * np.float32(1e-3)]], [[a], [a * np.float32(1e-3) + noise]], FP32_TOLERANCE, "this", "that")
     with pytest.raises(ProofError, match="this differs from that"):
-        _compare([[a], [a * np.float32(1e-3)]], [[a], [a * np.float32(1e-3) + noise * 1000]], "this", "that")
+        _compare(
+            [[a], [a * np.float32(1e-3)]], [[a], [a * np.float32(1e-3) + noise * 1000]], FP32_TOLERANCE, "this", "that"
+        )
