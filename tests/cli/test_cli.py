@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -214,7 +215,8 @@ def test_apply_writes_and_says_so(capsys: pytest.CaptureFixture[str], cnn: Path,
 def test_interrupt_says_that_measurements_are_kept(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "onnx_mdp", "prune", str(MODELS / "digits_cnn.onnx"), "--latency", "60%"]
     command += ["--lut", str(tmp_path / "lut.sqlite"), "-o", str(tmp_path / "o.onnx")]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # even where the tests run in the background
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
     assert running.stderr is not None
     running.stderr.readline()  # the dense model is measured, the fill begins
     running.send_signal(signal.SIGINT)
