@@ -36,11 +36,17 @@ def gather_nd(view: View) -> str:
 @rule("GatherElements", why=_PICKED, zero="x")
 def gather_elements(view: View) -> str:
     """One index per output element: axes beside `axis` pass where the indices cover them whole."""
+    ids, x = _beside(view)
+    y = spell(view.rank(0))
+    return f"{operand('x', x)} {operand('ids', ids)} -> {operand('y', y)}"
+
+
+def _beside(view: View) -> tuple[list[str], list[str]]:
+    """Names of a tensor's axes, and of a second one's that only shares those beside `axis` that have equal size."""
     names, axis = spell(view.rank(0)), view.axis(view.attr("axis", 0))
     whole = [i != axis and s == f for i, (s, f) in enumerate(zip(view.shape(0), view.shape(1), strict=True))]
-    x = [name if keeps else f"!{name}0" for name, keeps in zip(names, whole, strict=True)]
-    ids = [name if keeps else f"!{name}" for name, keeps in zip(names, whole, strict=True)]
-    return f"{operand('x', x)} {operand('ids', ids)} -> {operand('y', names)}"
+    first = [name if keeps else f"!{name}" for name, keeps in zip(names, whole, strict=True)]
+    return first, [name if keeps else f"!{name}0" for name, keeps in zip(names, whole, strict=True)]
 
 
 @rule("ScatterND", why=_PICKED, zero="x, u")
@@ -56,11 +62,9 @@ def scatter_nd(view: View) -> str:
 @rule("ScatterElements", why=_PICKED, zero="x, u")
 def scatter_elements(view: View) -> str:
     """One index per written element: axes beside `axis` pass where the indices cover them whole."""
-    names, axis = spell(view.rank(0)), view.axis(view.attr("axis", 0))
-    whole = [i != axis and s == f for i, (s, f) in enumerate(zip(view.shape(0), view.shape(1), strict=True))]
-    x = [name if keeps else f"!{name}" for name, keeps in zip(names, whole, strict=True)]
-    ids = [name if keeps else f"!{name}0" for name, keeps in zip(names, whole, strict=True)]
-    return f"{operand('x', x)} {operand('ids', ids)} {operand('u', ids)} -> {operand('y', names)}"
+    x, ids = _beside(view)
+    y = spell(view.rank(0))
+    return f"{operand('x', x)} {operand('ids', ids)} {operand('u', ids)} -> {operand('y', y)}"
 
 
 @rule("TopK", why="its positions are ordered by value")
