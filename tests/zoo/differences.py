@@ -52,6 +52,7 @@ DIFFERENCES = (
     Difference("xcit_nano_12_p16_224__D18", ("export",), _TABLE),
     Difference("edgenext_small__D18", ("export",), _TABLE),
     Difference("xcit_nano_12_p16_224__D18", _BOTH, _FOLDED),
+    Difference("convit_tiny__L17", _BOTH, _FOLDED),
     Difference("edgenext_small__D18", _BOTH, _FOLDED),
     Difference("hf_mask2former_like_maskformer_swin__L17", _BOTH, _TABLE),
     Difference("h_siamese_shared__D18", _BOTH, _UNTIED),
