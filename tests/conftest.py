@@ -17,7 +17,7 @@ from onnx_mdp.graph.network import read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.shapes import input_shapes
 from onnx_mdp.groups.find import Analysis, analyze
-from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.runtime.base import Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +52,7 @@ def calibration() -> Path:
 @pytest.fixture(scope="session")
 def runtime() -> Runtime:
     """ONNX Runtime on one thread."""
-    return open_runtime("onnxruntime", 1)
+    return open_runtime(RuntimeSpec())
 
 
 @pytest.fixture(scope="session")

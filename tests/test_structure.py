@@ -19,7 +19,7 @@ LAYERS: dict[str, set[str]] = {
     "axes": set(),
     "solve": set(),
     "graph": set(),
-    "runtime": set(),
+    "runtime": {"graph"},
     "inputs": set(),
     "rules": {"graph", "axes"},
     "groups": {"rules", "graph", "axes"},

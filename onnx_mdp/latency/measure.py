@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 
 import onnx
@@ -71,19 +72,26 @@ class Meter:
             yield chunk
 
     def _measure(self, sessions: Mapping[str, Session]) -> None:
-        timings = interleaved([session.tick for session in sessions.values()], PASSES, SECONDS)
+        timings = interleaved(list(sessions.values()), PASSES, SECONDS)
         stamp = now()
         self.table.put(
             Entry(
                 device=self.table.device,
                 key=region_key(text),
-                ms=timing.cpu_ms if self.runtime.threads == 1 else timing.wall_ms,
-                wall_ms=timing.wall_ms,
-                spread=timing.spread,
-                count=timing.count,
+                ms=busy if self.runtime.trusts_busy else wall,
+                wall_ms=wall,
+                spread=spread,
+                count=PASSES,
                 measured=stamp,
                 region=text,
             )
-            for text, timing in zip(sessions, timings, strict=True)
+            for text, (wall, busy, spread) in zip(sessions, map(_summary, timings), strict=True)
         )
         self.measured += len(sessions)
+
+
+def _summary(samples: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """Median wall and busy milliseconds, and the relative spread of the busy ones."""
+    walls, busies = zip(*samples, strict=True)
+    busy = statistics.median(busies)
+    return statistics.median(walls) / 1e6, busy / 1e6, (max(busies) - min(busies)) / busy if busy else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from onnx_mdp.errors import OptionError
 from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.load import load
 from onnx_mdp.graph.shapes import input_shapes
+from onnx_mdp.runtime.base import RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
 from onnx_mdp.runtime.timing import alternate
 
@@ -43,15 +43,16 @@ def bench(models: tuple[str | Path, ...], options: BenchOptions | None = None) -
     options = options or BenchOptions()
     if options.seconds <= 0:
         raise OptionError(f"--seconds {options.seconds:g}: must be more than zero")
-    runtime = open_runtime(options.runtime, options.threads)
-    sources, runs = [], []
+    runtime = open_runtime(RuntimeSpec(options.runtime, options.threads))
+    sources, sessions = [], []
     for path in models:
         source, proto = load(path)
         shapes = input_shapes(proto.graph, parse_shapes(options.shape))
         session = runtime.open(source.reference)
-        runs.append(partial(session.run, random_feeds(proto, shapes, 0)))
+        session.bind(random_feeds(proto, shapes, 0))
+        sessions.append(session)
         sources.append(source)
-    samples = np.array(alternate(runs, options.seconds * len(runs)))
+    samples = np.array(alternate(sessions, options.seconds * len(sessions)))
     medians = np.median(samples, axis=1)
     low, high = np.percentile(samples[:, :, 0], (25, 75), axis=1)
     clock = 1 if options.threads == 1 else 0

@@ -39,7 +39,7 @@ from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_re
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.report.facts import Report
 from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
-from onnx_mdp.runtime.base import Feeds, Runtime
+from onnx_mdp.runtime.base import Feeds, Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
 from onnx_mdp.solve.solve import check_solver
 from onnx_mdp.verify.oracle import Proof, prove
@@ -127,7 +127,7 @@ class _Prune:
     def _case(self, model: ModelLike, inputs: InputsLike | None) -> _Case:
         options = self.options
         choose_scorer(options.importance, has_inputs=inputs is not None)
-        runtime = open_runtime(options.runtime, options.threads)
+        runtime = open_runtime(RuntimeSpec(options.runtime, options.threads))
         with self.clock.stage("load"):
             source, proto = load(model)
             check_output(options.output, source, force=options.force)

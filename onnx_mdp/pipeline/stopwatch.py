@@ -38,12 +38,13 @@ class Stopwatch:
         self._runtime = runtime
         self._feeds = feeds
         self._dense: Session = runtime.open(dense)
+        self._dense.bind(feeds)
 
     def compare(self, pruned: bytes, seconds: float) -> Comparison:
         """Alternate the two models for about `seconds`."""
         session = self._runtime.open(pruned)
-        runs = [lambda: self._dense.run(self._feeds), lambda: session.run(self._feeds)]
-        samples = np.array(alternate(runs, seconds))
+        session.bind(self._feeds)
+        samples = np.array(alternate([self._dense, session], seconds))
         (dense_wall, dense_cpu), (pruned_wall, pruned_cpu) = np.median(samples, axis=1).tolist()
         busy = self._runtime.threads == 1 and dense_wall + pruned_wall > _BUSY * (dense_cpu + pruned_cpu)
         if busy:

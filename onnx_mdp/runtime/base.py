@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,42 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
+from onnx_mdp.errors import RuntimeBackendError
+
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a profiled run: what it computes, by the model's names as far as the runtime keeps them.
+
+    Attributes:
+        op: the runtime's name of the operator.
+        outputs: tensors or nodes of the model that it computes; names the model lacks are the runtime's own.
+        inputs: tensors that it reads; they place a kernel that the runtime inserted, such as a change of layout.
+        ms: median milliseconds of a run.
+    """
+
+    op: str
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    ms: float
+
+
+@dataclass(frozen=True)
+class RuntimeSpec:
+    """What makes a runtime, as plain data that can be sent to another process.
+
+    Attributes:
+        name: of the runtime, with a provider after a colon where it has several, such as `onnxruntime:cuda`.
+        threads: CPU threads.
+        options: the runtime's own options, each as `key=value`.
+    """
+
+    name: str = "onnxruntime"
+    threads: int = 1
+    options: tuple[str, ...] = ()
 
 
 class Session(ABC):
@@ -28,16 +63,30 @@ class Session(ABC):
 
     @abstractmethod
     def tick(self) -> None:
-        """Run once on the bound inputs and drop the outputs."""
+        """Run once on the bound inputs and drop the outputs; returns when the device is done."""
+
+    def busy_ns(self) -> int:
+        """A clock of the work done: it advances only while the device works for this thread's runs.
+
+        By default the CPU time of the calling thread, which is what a runtime on one thread uses.
+        """
+        return time.thread_time_ns()
 
 
 class Runtime(ABC):
     """A way to run models on one device; `onnx_mdp.runtime.registry` knows which exist and which are installed."""
 
     name: ClassVar[str]
+    profiles: ClassVar[bool] = False  # whether `profile` can be asked
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, spec: RuntimeSpec) -> None:
+        self.spec = spec
+        self.threads = spec.threads
+
+    @property
+    def trusts_busy(self) -> bool:
+        """Whether a session's `busy_ns` is the latency on an idle machine; else only wall time is."""
+        return self.threads == 1
 
     @abstractmethod
     def open(self, model: str | bytes, *, optimize: bool = True) -> Session:
@@ -50,6 +99,14 @@ class Runtime(ABC):
     @abstractmethod
     def version(self) -> str:
         """Version of the backend."""
+
+    def profile(self, model: str | bytes, feeds: Feeds, runs: int) -> list[Kernel]:
+        """The kernels of a model in execution order, timed within whole runs.
+
+        Raises:
+            RuntimeBackendError: the runtime has no such profile, or does not run the model.
+        """
+        raise RuntimeBackendError(f"{self.name} does not time single kernels")
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnx_mdp.errors import OptionError, RuntimeBackendError
-from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.runtime.base import Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import is_available, open_runtime, runtime_names
 from onnx_mdp.runtime.timing import alternate, interleaved
 
@@ -18,7 +18,7 @@ RUNTIMES = [name for name in runtime_names() if is_available(name)]
 
 @pytest.fixture(params=RUNTIMES)
 def backend(request: pytest.FixtureRequest) -> Runtime:
-    return open_runtime(request.param, 1)
+    return open_runtime(RuntimeSpec(request.param))
 
 
 def test_runs_from_path_and_from_memory(backend: Runtime, cnn: Path, calibration: Path) -> None:
@@ -34,11 +34,10 @@ def test_runs_from_path_and_from_memory(backend: Runtime, cnn: Path, calibration
 def test_times_bound_inputs(backend: Runtime, cnn: Path, calibration: Path) -> None:
     session = backend.open(str(cnn))
     session.bind({"input": np.load(calibration)["input"][:1]})
-    (timing,) = interleaved([session.tick], passes=3, seconds=0.01)
-    assert timing.cpu_ms > 0
-    assert timing.count == 3
-    assert timing.spread >= 0
-    samples = alternate([session.tick, session.tick], seconds=0.05)
+    (samples,) = interleaved([session], passes=3, seconds=0.01)
+    assert len(samples) == 3
+    assert all(wall > 0 and busy > 0 for wall, busy in samples)
+    samples = alternate([session, session], seconds=0.05)
     assert len(samples[0]) == len(samples[1]) >= 12
 
 
@@ -47,7 +46,7 @@ def test_fingerprint_names_runtime_version_device_and_threads(backend: Runtime) 
     assert backend.name in text
     assert backend.version() in text
     assert "1 thread" in text
-    assert str(open_runtime(backend.name, 2).fingerprint) != text
+    assert str(open_runtime(RuntimeSpec(backend.name, 2)).fingerprint) != text
 
 
 def test_fails_in_our_words(backend: Runtime, cnn: Path) -> None:
@@ -63,4 +62,23 @@ def test_fails_in_our_words(backend: Runtime, cnn: Path) -> None:
 
 def test_unknown_runtime() -> None:
     with pytest.raises(OptionError, match="choose from onnxruntime"):
-        open_runtime("tpu", 1)
+        open_runtime(RuntimeSpec("tpu"))
+
+
+def test_profile_names_kernels_by_the_tensors_of_the_model(backend: Runtime, cnn: Path, calibration: Path) -> None:
+    if not backend.profiles:
+        pytest.skip(f"{backend.name} has no profile of single kernels")
+    feeds = {"input": np.load(calibration)["input"][:1]}
+    kernels = backend.profile(cnn.read_bytes(), feeds, 5)
+    known = {name for node in onnx.load(str(cnn)).graph.node for name in (node.name, *node.input, *node.output)}
+    named = [kernel for kernel in kernels if known.intersection((*kernel.outputs, *kernel.inputs))]
+    assert sum(kernel.ms for kernel in named) > 0.9 * sum(kernel.ms for kernel in kernels) > 0
+    assert sum("Conv" in kernel.op for kernel in kernels) == sum(
+        n.op_type == "Conv" for n in onnx.load(str(cnn)).graph.node
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if not open_runtime(RuntimeSpec(name)).profiles])
+def test_runtime_without_a_profile_says_so(name: str, cnn: Path) -> None:
+    with pytest.raises(RuntimeBackendError, match="does not time single kernels"):
+        open_runtime(RuntimeSpec(name)).profile(cnn.read_bytes(), {}, 1)

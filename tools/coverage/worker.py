@@ -26,7 +26,7 @@ from onnx_mdp.graph.shapes import Shape
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.groups.share import lock_reasons, prunable_share
 from onnx_mdp.rewrite.plan import Plan, uniform_plan
-from onnx_mdp.runtime.base import Feeds, Runtime
+from onnx_mdp.runtime.base import Feeds, Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
 
 SEED = 0
@@ -61,7 +61,7 @@ def _examine(record: Record, file: Path, path: Path, threads: int) -> None:
         record.verdict = f"{LEFT_ALONE}: {anatomy.why_nothing(analysis)}"
         return
     rng = np.random.default_rng(SEED)
-    runtime = open_runtime("onnxruntime", threads)
+    runtime = open_runtime(RuntimeSpec(threads=threads))
     halved = _half(analysis, rng)
     proven, feeds = _proven_loudly(source, analysis, halved, runtime, feeds)
     record.cut_kinds = anatomy.kinds(g.kind for g in analysis.groups if len(halved.kept[g.name]) < g.units)
