@@ -19,16 +19,28 @@ from onnx_mdp.errors import LutError
 from onnx_mdp.runtime.base import Fingerprint
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS latency (
+CREATE TABLE IF NOT EXISTS entry (
     device TEXT NOT NULL, key TEXT NOT NULL, ms REAL NOT NULL, wall_ms REAL NOT NULL, spread REAL NOT NULL,
-    count INTEGER NOT NULL, measured TEXT NOT NULL, region TEXT NOT NULL, checksum TEXT NOT NULL,
+    count INTEGER NOT NULL, measured TEXT NOT NULL, region TEXT NOT NULL, failed TEXT NOT NULL, checksum TEXT NOT NULL,
     PRIMARY KEY (device, key))
 """
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One measured region: milliseconds (CPU time at one thread, else wall), their spread, count and time."""
+    """One measured region.
+
+    Attributes:
+        device: fingerprint.
+        key: hash of the region's canonical text.
+        ms: milliseconds by the clock to trust (CPU time at one thread, device time on a GPU, else wall time).
+        wall_ms: wall milliseconds.
+        spread: half-width of the 95 % interval around `ms`, as a share of it.
+        count: passes.
+        measured: when.
+        region: canonical text.
+        failed: why it could not be measured, else empty.
+    """
 
     device: str
     key: str
@@ -38,6 +50,7 @@ class Entry:
     count: int
     measured: str
     region: str
+    failed: str = ""
 
     @property
     def checksum(self) -> str:
@@ -88,7 +101,7 @@ class LatencyTable:
         with self._guarded():
             self._db.execute("BEGIN IMMEDIATE")
             values = [(*astuple(entry), entry.checksum) for entry in rows]
-            self._db.executemany("INSERT OR REPLACE INTO latency VALUES (?,?,?,?,?,?,?,?,?)", values)
+            self._db.executemany("INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?,?,?,?,?,?)", values)
             self._db.execute("COMMIT")
         self._entries.update((entry.key, entry) for entry in rows)
 
@@ -97,7 +110,7 @@ class LatencyTable:
         self._db.close()
 
     def _read(self) -> Iterator[Entry]:
-        for row in self._db.execute("SELECT * FROM latency WHERE device = ?", (self.device,)):
+        for row in self._db.execute("SELECT * FROM entry WHERE device = ?", (self.device,)):
             entry = Entry(*row[:-1])
             if entry.checksum == row[-1]:
                 yield entry

@@ -2,96 +2,125 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 
 import onnx
 
-from onnx_mdp.errors import RuntimeBackendError
+from onnx_mdp.engine.base import Asked, Engine, Failure, Timing
 from onnx_mdp.latency.lut import Entry, LatencyTable, now, region_key
-from onnx_mdp.runtime.base import Array, Runtime, Session
-from onnx_mdp.runtime.timing import interleaved
-
-PASSES = 5
-SECONDS = 0.003  # of each pass of each entry
-_CHUNK_ENTRIES = 24
-_CHUNK_BYTES = 32 << 20
+from onnx_mdp.runtime.base import Array
 
 Model = tuple[onnx.ModelProto, Mapping[str, Array]]
 Build = Callable[[], Model]
+Progress = Callable[[int], None]
+
+PRECISION = 0.02
+_CHUNK_ENTRIES = 24
+_CHUNK_BYTES = 32 << 20
+_CANARY = "canary of the engine"
+
+
+def silent(done: int) -> None:
+    """Progress that nobody watches."""
 
 
 class Meter:
-    """Times models on a runtime, through a latency table: what is in the table is never timed again."""
+    """Times models on an engine, through a latency table: what is in the table is never timed again.
 
-    def __init__(self, runtime: Runtime, table: LatencyTable) -> None:
-        self.runtime = runtime
+    Attributes:
+        measured: entries measured by this meter; `reused` counts those asked for that the table had.
+        failed: canonical text -> why it could not be measured.
+        rough: entries measured by this meter that did not reach the precision asked for.
+    """
+
+    def __init__(self, engine: Engine, table: LatencyTable, precision: float = PRECISION) -> None:
+        self.engine = engine
         self.table = table
+        self.asked = Asked(precision=precision, canary_ms=self._reference())
         self.measured = 0
+        self.reused = 0
+        self.rough = 0
         self.failed: dict[str, str] = {}
 
     def latency(self, text: str) -> float | None:
-        """Milliseconds of a region by its canonical text; None if it is not measured."""
-        entry = self.table.get(region_key(text))
+        """Milliseconds of a region by its canonical text; None if it is not measured or cannot be."""
+        entry = self.entry(text)
         return entry.ms if entry else None
 
-    def fill(self, requests: Mapping[str, Build], progress: Callable[[int], None] = lambda done: None) -> None:
+    def entry(self, text: str) -> Entry | None:
+        """The row of a canonical text, unless it says that it could not be measured."""
+        entry = self.table.get(region_key(text))
+        return entry if entry and not entry.failed else None
+
+    def fill(self, requests: Mapping[str, Build], progress: Progress = silent) -> None:
         """Measure the requests that are missing, in chunks that are stored as soon as they are done.
 
         `progress` is told how many of the requests are in the table.
         """
         missing = {text: build for text, build in requests.items() if self._is_missing(text)}
         done = len(requests) - len(missing)
+        self.reused += done
         progress(done)
-        for chunk in self._chunks(missing):
+        for chunk in _chunks(missing):
             self._measure(chunk)
             done += len(chunk)
             progress(done)
 
-    def _is_missing(self, text: str) -> bool:
-        return self.table.get(region_key(text)) is None and text not in self.failed
-
-    def _chunks(self, requests: Mapping[str, Build]) -> Iterator[dict[str, Session]]:
-        chunk: dict[str, Session] = {}
-        weight = 0
-        for text, build in requests.items():
-            model, feeds = build()
-            size = model.ByteSize() + sum(array.nbytes for array in feeds.values())
-            if chunk and (weight + size > _CHUNK_BYTES or len(chunk) >= _CHUNK_ENTRIES):
-                yield chunk
-                chunk, weight = {}, 0
-            try:
-                session = self.runtime.open(model.SerializeToString())
-                session.bind(feeds)
-            except RuntimeBackendError as error:
-                self.failed[text] = str(error)
-                continue
-            chunk[text] = session
-            weight += size
-        if chunk:
-            yield chunk
-
-    def _measure(self, sessions: Mapping[str, Session]) -> None:
-        timings = interleaved(list(sessions.values()), PASSES, SECONDS)
+    def store(self, timings: Mapping[str, Timing | Failure]) -> None:
+        """Keep measurements by canonical text."""
         stamp = now()
-        self.table.put(
-            Entry(
-                device=self.table.device,
-                key=region_key(text),
-                ms=busy if self.runtime.trusts_busy else wall,
-                wall_ms=wall,
-                spread=spread,
-                count=PASSES,
-                measured=stamp,
-                region=text,
-            )
-            for text, (wall, busy, spread) in zip(sessions, map(_summary, timings), strict=True)
+        self.table.put(self._entry(text, timing, stamp) for text, timing in timings.items())
+        self.measured += len(timings)
+        for text, timing in timings.items():
+            if isinstance(timing, Failure):
+                self.failed[text] = timing.reason
+            elif timing.precision > self.asked.precision:
+                self.rough += 1
+
+    def _reference(self) -> float:
+        """The canary's time when the table was begun: all its entries are comparable to that."""
+        entry = self.table.get(region_key(_CANARY))
+        if entry is None:
+            ms = self.engine.canary_ms()
+            entry = Entry(self.table.device, region_key(_CANARY), ms, ms, 0.0, 1, now(), _CANARY)
+            self.table.put([entry])
+        return entry.ms
+
+    def _is_missing(self, text: str) -> bool:
+        entry = self.table.get(region_key(text))
+        if entry and entry.failed:
+            self.failed[text] = entry.failed
+        return entry is None
+
+    def _measure(self, chunk: Mapping[str, Model]) -> None:
+        models = [(model.SerializeToString(), feeds) for model, feeds in chunk.values()]
+        self.store(dict(zip(chunk, self.engine.time(models, self.asked), strict=True)))
+
+    def _entry(self, text: str, timing: Timing | Failure, stamp: str) -> Entry:
+        if isinstance(timing, Failure):
+            return Entry(self.table.device, region_key(text), 0.0, 0.0, 0.0, 0, stamp, text, timing.reason)
+        return Entry(
+            device=self.table.device,
+            key=region_key(text),
+            ms=timing.ms,
+            wall_ms=timing.wall_ms,
+            spread=timing.precision,
+            count=timing.count,
+            measured=stamp,
+            region=text,
         )
-        self.measured += len(sessions)
 
 
-def _summary(samples: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """Median wall and busy milliseconds, and the relative spread of the busy ones."""
-    walls, busies = zip(*samples, strict=True)
-    busy = statistics.median(busies)
-    return statistics.median(walls) / 1e6, busy / 1e6, (max(busies) - min(busies)) / busy if busy else 0.0
+def _chunks(requests: Mapping[str, Build]) -> Iterator[dict[str, Model]]:
+    chunk: dict[str, Model] = {}
+    weight = 0
+    for text, build in requests.items():
+        model, feeds = build()
+        size = model.ByteSize() + sum(array.nbytes for array in feeds.values())
+        if chunk and (weight + size > _CHUNK_BYTES or len(chunk) >= _CHUNK_ENTRIES):
+            yield chunk
+            chunk, weight = {}, 0
+        chunk[text] = model, feeds
+        weight += size
+    if chunk:
+        yield chunk

@@ -6,21 +6,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from onnx_mdp.axes.terms import Factor, Sum, Term, leaves, size
 from onnx_mdp.graph.dims import AxisSize, Dim, Dims, Literal, follow_dims
 from onnx_mdp.graph.extract import Piece, describe, extract
 from onnx_mdp.groups.couple import Coupling, Resize
 from onnx_mdp.groups.cut import Values, resized
 from onnx_mdp.groups.find import Analysis
+from onnx_mdp.latency.interpolate import Table, complete
 from onnx_mdp.latency.levels import sum_parts
 from onnx_mdp.latency.measure import Build, Meter
 from onnx_mdp.latency.regions import Region
 
 Widths = Mapping[Factor, int]
-Table = NDArray[np.float64]
 
 
 class PieceMaker:
@@ -28,8 +25,8 @@ class PieceMaker:
 
     def __init__(self, analysis: Analysis) -> None:
         self._coupling: Coupling = analysis.coupling
-        self._network = analysis.network
-        self._dims: Mapping[str, Dims] = follow_dims(self._network)
+        self.network = analysis.network
+        self._dims: Mapping[str, Dims] = follow_dims(self.network)
         codes = self._coupling.codes
         self._codes = {*codes, *(code.zero for code in codes.values())}
         self._resizes: dict[str | int, list[Resize]] = {}
@@ -47,12 +44,12 @@ class PieceMaker:
         }
         owners: list[str | int] = [*sources, *(node.index for node in region.nodes)]
         concerned = [resize for owner in owners for resize in self._resizes.get(owner, ())]
-        values, attributes = resized(self._network, concerned, widths)
+        values, attributes = resized(self.network, concerned, widths)
         return Piece(
             nodes=region.nodes,
             inputs=tuple(name for name in region.inputs if name not in lists),
             outputs=region.outputs,
-            shapes={name: self._shape(name, widths) for name in names if name in self._network.shapes},
+            shapes={name: self._shape(name, widths) for name in names if name in self.network.shapes},
             integers={
                 name: tuple(self._value(dim, values, widths) for dim in self._dims[name].ravel()) for name in lists
             },
@@ -61,18 +58,18 @@ class PieceMaker:
 
     def describe(self, region: Region, widths: Widths) -> str:
         """The canonical text of the region at these widths: its key in the latency table."""
-        return describe(self._network, self.piece(region, widths))
+        return describe(self.network, self.piece(region, widths))
 
     def build(self, region: Region, widths: Widths) -> Build:
         """A function that makes the model to time and its inputs."""
-        return lambda: extract(self._network, self.piece(region, widths))
+        return lambda: extract(self.network, self.piece(region, widths))
 
     def _shape(self, name: str, widths: Widths) -> tuple[int, ...]:
         terms = self._coupling.axes.get(name)
-        return tuple(size(term, widths) for term in terms) if terms else self._network.shapes[name]
+        return tuple(size(term, widths) for term in terms) if terms else self.network.shapes[name]
 
     def _is_shape_list(self, name: str) -> bool:
-        shaped = name in self._dims and len(self._network.shapes.get(name, (0, 0))) <= 1
+        shaped = name in self._dims and len(self.network.shapes.get(name, (0, 0))) <= 1
         return shaped and name not in self._codes
 
     def _value(self, dim: Dim, values: Values, widths: Widths) -> int:
@@ -116,25 +113,20 @@ class RegionTable:
         return self.maker.build(self.region, self.widths(index))
 
     def read(self, meter: Meter, indices: Sequence[tuple[int, ...]]) -> None:
-        """Take the entries that are measured; one that cannot run on its own counts nothing."""
+        """Take the entries that are measured."""
         for index in indices:
             ms = meter.latency(self.text(index))
-            self.known[index] = 0.0 if ms is None else ms
+            if ms is not None:
+                self.known[index] = ms
 
     def table(self) -> Table:
-        """Milliseconds for every combination of levels: multilinear between the coarse entries, exact where known."""
-        coarse = [sorted(set(axis)) for axis in zip(*self.coarse(), strict=True)] if self.levels else []
-        values = np.array([self.known[index] for index in itertools.product(*coarse)], float)
-        values = values.reshape([len(axis) for axis in coarse])
-        for axis, (picks, widths) in enumerate(zip(coarse, self.levels, strict=True)):
-            xs = np.array(widths, float)
-            moved = np.moveaxis(values, axis, -1).reshape(-1, len(picks))
-            rows = [np.interp(xs, xs[picks], row) for row in moved]
-            shape = [s for i, s in enumerate(values.shape) if i != axis] + [len(widths)]
-            values = np.moveaxis(np.array(rows).reshape(shape), -1, axis)
-        for index, ms in self.known.items():
-            values[index] = ms
-        return values
+        """Milliseconds for every combination of levels; a region that cannot be timed counts nothing."""
+        return complete(self.levels, self.known)
+
+    def index(self, widths: Widths) -> tuple[int, ...]:
+        """The entry nearest to the widths of the groups."""
+        chosen = [(size(term, widths), axis) for term, axis in zip(self.region.variables, self.levels, strict=True)]
+        return tuple(min(range(len(axis)), key=lambda i: abs(axis[i] - width)) for width, axis in chosen)
 
     def widths(self, index: tuple[int, ...]) -> dict[Factor, int]:
         """Widths of every factor at an entry; a sum's are spread over its parts, from the last part down."""

@@ -45,7 +45,7 @@ def test_damaged_rows_are_ignored(tmp_path: Path) -> None:
     table.put([entry("conv", 1.5), entry("gemm", 0.5)])
     table.close()
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE latency SET ms = 99 WHERE region = 'conv'")
+        db.execute("UPDATE entry SET ms = 99 WHERE region = 'conv'")
     again = LatencyTable(path, DEVICE)
     assert again.get(region_key("conv")) is None
     assert again.get(region_key("gemm")) is not None
@@ -66,7 +66,7 @@ def test_default_path_follows_the_cache_folder(monkeypatch: pytest.MonkeyPatch, 
 def rows(path: Path) -> int:
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-            return int(db.execute("SELECT count(*) FROM latency").fetchone()[0])
+            return int(db.execute("SELECT count(*) FROM entry").fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 
@@ -87,7 +87,7 @@ def test_kill_during_the_fill_loses_no_finished_measurement(tmp_path: Path) -> N
     assert not (tmp_path / "out.onnx").exists()
     survived = rows(path)
     assert survived >= finished
-    stamps = "SELECT key, measured, ms FROM latency ORDER BY key"
+    stamps = "SELECT key, measured, ms FROM entry ORDER BY key"
     with sqlite3.connect(path) as db:
         before = db.execute(stamps).fetchall()
     subprocess.run(command, check=True, timeout=300)

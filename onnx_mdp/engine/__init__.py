@@ -1,0 +1,1 @@
+"""Engines: where measurements run. A worker process on this machine, or a pool of like machines."""

@@ -1,0 +1,70 @@
+"""Fills the latency tables of a model: what `prune` plans with and `profile` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_mdp.axes.terms import Factor, Term
+from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.latency.correct import Correction
+from onnx_mdp.latency.design import design
+from onnx_mdp.latency.fill import Fill, Widths, choose_way
+from onnx_mdp.latency.levels import Floor, group_levels, sum_levels
+from onnx_mdp.latency.measure import Meter, Progress, silent
+from onnx_mdp.latency.probe import find_grid
+from onnx_mdp.latency.regions import find_regions
+from onnx_mdp.latency.tables import RegionTable, make_tables
+from onnx_mdp.rewrite.plan import plan_edits, plan_of_widths
+from onnx_mdp.runtime.base import Feeds
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The filled tables of a model.
+
+    `levels` are the candidate widths of each group, `sums` those of each sum that some region depends on.
+    """
+
+    tables: Sequence[RegionTable]
+    levels: Mapping[Factor, tuple[int, ...]]
+    sums: Mapping[Term, tuple[int, ...]]
+    fill: Fill
+
+    def correction(self) -> Correction:
+        """From sums of entries to whole models, by the whole models measured while filling."""
+        values = {id(table): table.table() for table in self.tables}
+        found = Correction()
+        for whole in self.fill.wholes:
+            found.add(sum(float(values[id(t)][t.index(whole.widths)]) for t in self.tables), whole.ms)
+        return found
+
+
+def tabulate(
+    analysis: Analysis, meter: Meter, feeds: Feeds, floor: Floor, way: str = "auto", progress: Progress = silent
+) -> Tables:
+    """Find the regions of a model and measure their tables; `progress` is told how many of `Fill.steps` are done."""
+    filling = choose_way(way, profiles=meter.engine.profiles)
+    grid = find_grid(meter)
+    regions = find_regions(analysis)
+    levels = group_levels(analysis, grid, floor)
+    sums = sum_levels(regions, levels, grid)
+    tables = make_tables(analysis, regions, levels, sums)
+    fill = filling(meter, tables, design(regions, levels), whole_builder(analysis), feeds)
+    fill.fill(progress)
+    return Tables(tables, levels, sums, fill)
+
+
+def whole_builder(analysis: Analysis) -> Callable[[Widths], onnx.ModelProto]:
+    """A function that builds the model at given widths; which units it keeps does not matter for its latency."""
+    order = {group.name: np.arange(group.units) for group in analysis.groups}
+
+    def build(widths: Widths) -> onnx.ModelProto:
+        named = {group.name: widths.get(group.factor, group.units) for group in analysis.groups}
+        return rewrite(analysis.network.model, plan_edits(analysis, plan_of_widths(analysis, order, named, ())))
+
+    return build
