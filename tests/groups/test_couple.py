@@ -338,15 +338,17 @@ def test_attention_operator_has_heads_and_two_widths(keys: int, runtime: Runtime
     assert np.prod(heads) == 4
 
 
+@pytest.mark.parametrize("scale", [{}, {"scale": 0.0}], ids=["no scale", "scale 0"])
 @pytest.mark.parametrize("packed", [True, False])
-def test_attention_of_onnxruntime(packed: bool, runtime: Runtime) -> None:
+def test_attention_of_onnxruntime(packed: bool, scale: dict[str, float], runtime: Runtime) -> None:
+    """A scale of zero stands for the default, one over the root of a head's width."""
     if packed:
-        nodes = [node("Attention", ["x", "w", "b"], ["a"], domain="com.microsoft", num_heads=4)]
+        nodes = [node("Attention", ["x", "w", "b"], ["a"], domain="com.microsoft", num_heads=4, **scale)]
         weights: dict[str, tuple[int, ...]] = {"w": (8, 72), "b": (72,), "o": (24, 8)}
     else:
         nodes = [node("MatMul", ["x", f"w{c}"], [c]) for c in "qkv"]
         inputs = ["q", "k", "v", "b"]
-        nodes.append(node("MultiHeadAttention", inputs, ["a"], domain="com.microsoft", num_heads=4))
+        nodes.append(node("MultiHeadAttention", inputs, ["a"], domain="com.microsoft", num_heads=4, **scale))
         weights = {"wq": (8, 24), "wk": (8, 24), "wv": (8, 24), "b": (72,), "o": (24, 8)}
     model = build_model([*nodes, node("MatMul", ["a", "o"], ["y"])], {"x": (2, 5, 8)}, ["y"], weights)
     cut = assert_exact(model, runtime)
