@@ -32,8 +32,10 @@ def _conv_transpose(node: Node, x: Shape, w: Shape, y: Shape) -> int:
 
 
 def _matmul(node: Node, x: Shape, w: Shape, y: Shape) -> int:
-    contracted = x[0 if node.attributes.get("transA", 0) else -1] if x else 1
-    return math.prod(y) * contracted
+    if not x:
+        return math.prod(y)
+    rows = 0 if node.attributes.get("transBatchA", 0) else max(len(x) - 2, 0)  # where the rows of x stand
+    return math.prod(y) * x[rows if node.attributes.get("transA", 0) else -1]
 
 
 def _einsum(node: Node, x: Shape, w: Shape, y: Shape) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import onnx
 import pytest
 from onnx.helper import make_node as node
 
+from onnx_mdp.graph.macs import node_macs
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.runtime.base import Runtime
 from tests.conftest import analysis_of, build_model
@@ -353,6 +356,31 @@ def test_attention_of_onnxruntime(packed: bool, scale: dict[str, float], runtime
     model = build_model([*nodes, node("MatMul", ["a", "o"], ["y"])], {"x": (2, 5, 8)}, ["y"], weights)
     cut = assert_exact(model, runtime)
     assert sorted((g.kind, g.units) for g in cut.analysis.groups) == [("head", 4), ("qk", 6), ("v", 6)]
+
+
+@pytest.mark.parametrize("flags", list(product((0, 1), repeat=4)), ids=lambda flags: "".join(map(str, flags)))
+def test_product_of_transposed_factors(flags: tuple[int, ...], runtime: Runtime) -> None:
+    """Swapping is done first, then the rows of what results go outermost: [a,b,i,k] becomes [k,a,b,i]."""
+    swapped, outermost = flags[:2], flags[2:]
+
+    def stored(axes: list[int], factor: int) -> list[int]:
+        axes = [*axes[:2], axes[3], axes[2]] if swapped[factor] else axes
+        return [axes[2], *axes[:2], axes[3]] if outermost[factor] else axes
+
+    marks = {"transA": flags[0], "transB": flags[1], "transBatchA": flags[2], "transBatchB": flags[3]}
+    nodes = [
+        *(node("MatMul", ["x", "w1"], ["a"]), node("Reshape", ["a", "parts"], ["b"])),
+        node("Transpose", ["b"], ["c"], perm=stored([1, 2, 0, 3], 0)),
+        node("FusedMatMul", ["c", "w2"], ["d"], name="product", domain="com.microsoft", **marks),
+        *(node("Transpose", ["d"], ["e"], perm=[2, 0, 1, 3]), node("Reshape", ["e", "flat"], ["f"])),
+        node("MatMul", ["f", "w3"], ["y"]),
+    ]
+    weights: dict[str, tuple[int, ...] | np.ndarray] = {"w1": (4, 48), "w3": (42, 4)}
+    weights |= {"w2": tuple(stored([2, 3, 8, 7], 1)), "parts": ints(5, 2, 3, 8), "flat": ints(5, 42)}
+    cut = assert_exact(build_model(nodes, {"x": (5, 4)}, ["y"], weights), runtime)
+    assert sorted(group.units for group in cut.analysis.groups) == [2, 3, 7, 8]
+    network = cut.analysis.network
+    assert [node_macs(network)[n.index] for n in network.nodes if n.name == "product"] == [2 * 3 * 5 * 8 * 7]
 
 
 def test_computed_reshape_follows_shape_and_literals(runtime: Runtime) -> None:

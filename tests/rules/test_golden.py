@@ -168,6 +168,10 @@ CASES = [
     Case("FusedConv", (X, (4, 8, 1, 1)), {"activation": "Sigmoid"}, note="no bias", domain="com.microsoft"),
     Case("FusedGemm", ((5, 8), (8, 4), (4,)), {"activation": "Relu"}, domain="com.microsoft"),
     Case("FusedMatMul", ((2, 3, 5, 8), (2, 3, 4, 8)), {"transB": 1}, domain="com.microsoft"),
+    Case(
+        *("FusedMatMul", ((8, 2, 3, 5), (4, 2, 3, 8)), {"transA": 1, "transBatchA": 1, "transB": 1, "transBatchB": 1}),
+        *(18, 1, "rows outermost", "com.microsoft"),
+    ),
     Case("SkipLayerNormalization", ((2, 5, 8), (5, 8), (8,), (8,), (8,)), domain="com.microsoft"),
     Case("SkipSimplifiedLayerNormalization", ((2, 5, 8), (2, 5, 8), (8,)), outputs=4, domain="com.microsoft"),
     Case("SimplifiedLayerNormalization", ((2, 5, 8), (8,)), domain="com.microsoft"),
