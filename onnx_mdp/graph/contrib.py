@@ -82,6 +82,12 @@ def _multi_head_attention(shapes: Sequence[Shape], attributes: Mapping[str, Any]
     return ((*shapes[0][:2], shapes[2][2]),)
 
 
+def _group_query_attention(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    *lead, width = shapes[0]
+    heads, keys = attributes["num_heads"], attributes["kv_num_heads"]
+    return ((*lead, width if shapes[1] else width // (heads + 2 * keys) * heads),)
+
+
 def _fused_matmul(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
     left, right = (
         _plain_factor(shape, bool(attributes.get(f"trans{which}")), bool(attributes.get(f"transBatch{which}")))
@@ -117,6 +123,7 @@ def _concat(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Sha
 _FORMULAS: dict[str, Callable[[Sequence[Shape], Mapping[str, Any]], tuple[Shape | None, ...]]] = {
     "Attention": _attention,
     "MultiHeadAttention": _multi_head_attention,
+    "GroupQueryAttention": _group_query_attention,
     "FusedMatMul": _fused_matmul,
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip),
     "EmbedLayerNormalization": _embed,

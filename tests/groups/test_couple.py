@@ -356,6 +356,36 @@ def test_attention_of_onnxruntime(packed: bool, scale: dict[str, float], runtime
     model = build_model([*nodes, node("MatMul", ["a", "o"], ["y"])], {"x": (2, 5, 8)}, ["y"], weights)
     cut = assert_exact(model, runtime)
     assert sorted((g.kind, g.units) for g in cut.analysis.groups) == [("head", 4), ("qk", 6), ("v", 6)]
+    assert sum(node_macs(cut.analysis.network).values()) == 2 * 5 * 8 * 72 + 2 * (2 * 5 * 5 * 24) + 2 * 5 * 24 * 8
+
+
+@pytest.mark.parametrize("keys", [4, 2, 1], ids=["one head each", "grouped queries", "one key head"])
+@pytest.mark.parametrize("form", ["separate", "packed", "rotary, bias and sink"])
+def test_grouped_queries_of_onnxruntime(form: str, keys: int, runtime: Runtime) -> None:
+    """Whole key heads go with their queries, and the same queries of every key head; their width is the runtime's."""
+    inputs = ["qkv", "", ""] if form == "packed" else ["q", "k", "v"]
+    nodes = [node("MatMul", ["x", f"w{name}"], [name]) for name in inputs if name]
+    inputs += ["", "", "lengths", "total"]
+    weights: dict[str, tuple[int, ...] | np.ndarray] = {"wqkv": (8, 64 + 32 * keys), "o": (64, 8)}
+    weights |= {"wq": (8, 64), "wk": (8, 16 * keys), "wv": (8, 16 * keys)}
+    weights |= {"lengths": np.array([4, 4], np.int32), "total": np.array([5], np.int32)}
+    marks = {"num_heads": 4, "kv_num_heads": keys}
+    if form == "rotary, bias and sink":
+        inputs += ["cos", "sin", "", "bias", "sink"]
+        weights |= {"cos": (9, 8), "sin": (9, 8), "bias": (1, 4, 5, 5), "sink": (4,)}
+        marks["do_rotary"] = 1
+    nodes.append(node("GroupQueryAttention", inputs, ["a"], name="gqa", domain="com.microsoft", **marks))
+    nodes.append(node("MatMul", ["a", "o"], ["y"]))
+    read = {name for n in nodes for name in n.input}
+    used = {name: weight for name, weight in weights.items() if name in read}
+    model = build_model(nodes, {"x": (2, 5, 8)}, ["y"], used)
+    for seed in range(3):
+        cut = assert_exact(model, runtime, seed)
+        heads = [(group.kind, group.units) for group in cut.analysis.groups]
+        assert sorted(heads) == [("head", n) for n in sorted((keys, 4 // keys)) if n > 1]
+    network = cut.analysis.network
+    macs = next(node_macs(network)[n.index] for n in network.nodes if n.name == "gqa")
+    assert macs == 2 * (2 * 4 * 5 * 5 * 16)
 
 
 @pytest.mark.parametrize("flags", list(product((0, 1), repeat=4)), ids=lambda flags: "".join(map(str, flags)))
