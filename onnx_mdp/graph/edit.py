@@ -12,8 +12,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_mdp.graph.normalize import is_copy, original_name
 from onnx_mdp.graph.shapes import Array
+from onnx_mdp.graph.unshare import is_copy, original_name
 
 G_LOGGER.severity = G_LOGGER.ERROR
 
@@ -125,12 +125,12 @@ def _scale(graph: gs.Graph, tensor: gs.Tensor, scale: Array) -> None:
 def _merge_copies(tensors: Mapping[str, gs.Tensor]) -> None:
     """Undo the copies `normalize` made of shared initializers wherever the cut left them equal."""
     copied = {original_name(name) for name in tensors if is_copy(name)}
-    first: dict[tuple[str, bytes], gs.Tensor] = {}
+    first: dict[tuple[str, tuple[int, ...], bytes], gs.Tensor] = {}
     for name, tensor in tensors.items():
         origin = original_name(name)
         if origin not in copied or not isinstance(tensor, gs.Constant):
             continue
-        kept = first.setdefault((origin, tensor.values.tobytes()), tensor)
+        kept = first.setdefault((origin, tensor.values.shape, tensor.values.tobytes()), tensor)
         if origin not in tensors and not any(other.name == origin for other in first.values()):
             kept.name = origin
         if kept is not tensor:

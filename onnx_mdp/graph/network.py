@@ -12,8 +12,8 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_mdp.graph.infer import infer
-from onnx_mdp.graph.normalize import original_name
 from onnx_mdp.graph.shapes import Array, Shape, input_shapes
+from onnx_mdp.graph.unshare import original_name
 
 FLOATS = {
     onnx.TensorProto.FLOAT,
@@ -102,7 +102,7 @@ class Network:
 
     @cached_property
     def uses(self) -> Mapping[str, tuple[str, ...]]:
-        """For every shared vector that the normal form copied, and for every copy, all of them in graph order."""
+        """For every shared weight that the normal form copied, and for every copy, all of them in graph order."""
         found: dict[str, list[str]] = {}
         for name in self.weights:
             found.setdefault(original_name(name), []).append(name)
