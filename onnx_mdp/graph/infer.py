@@ -19,6 +19,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_mdp.graph import contrib
 from onnx_mdp.graph.shapes import Array, Shape, dims
+from onnx_mdp.graph.weights import array
 
 _SMALL = 4096  # elements: values of larger tensors are never shapes
 _DEFAULT_DOMAIN = ("", "ai.onnx")
@@ -53,7 +54,7 @@ class _Inference:
         for tensor in model.graph.initializer:
             self._learn(tensor.name, tensor.data_type, tuple(tensor.dims))
             if math.prod(tensor.dims) <= _SMALL and len(tensor.dims) <= 2:
-                self.facts.values[tensor.name] = numpy_helper.to_array(tensor)
+                self.facts.values[tensor.name] = array(tensor)
 
     def run(self) -> Facts:
         for node in self.graph.node:

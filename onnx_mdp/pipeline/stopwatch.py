@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_mdp.graph.external import Loadable, loadable
 from onnx_mdp.runtime.base import Feeds, Runtime, Session
 from onnx_mdp.runtime.timing import alternate
 
@@ -39,9 +40,10 @@ class Stopwatch:
         self._feeds = feeds
         self._dense: Session = runtime.open(dense)
 
-    def compare(self, pruned: bytes, seconds: float) -> Comparison:
+    def compare(self, pruned: Loadable, seconds: float) -> Comparison:
         """Alternate the two models for about `seconds`."""
-        session = self._runtime.open(pruned)
+        with loadable(pruned) as reference:
+            session = self._runtime.open(reference)
         runs = [lambda: self._dense.run(self._feeds), lambda: session.run(self._feeds)]
         samples = np.array(alternate(runs, seconds))
         (dense_wall, dense_cpu), (pruned_wall, pruned_cpu) = np.median(samples, axis=1).tolist()
