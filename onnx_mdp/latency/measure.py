@@ -47,6 +47,7 @@ class Meter:
         for chunk in self._chunks(missing):
             self._measure(chunk)
             done += len(chunk)
+            chunk.clear()  # of its sessions, before the next are built
             progress(done)
 
     def _is_missing(self, text: str) -> bool:
