@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_mdp.graph.network import FLOATS, Network, Node
+from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.graph.shapes import Array, Shape
-from onnx_mdp.graph.weights import put
+from onnx_mdp.graph.weights import FLOATS, put
 
 _SMALL = 16  # elements
 _NOISE = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32)

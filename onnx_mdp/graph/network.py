@@ -14,14 +14,7 @@ from onnx import numpy_helper
 from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.normalize import original_name
 from onnx_mdp.graph.shapes import Array, Shape, input_shapes
-from onnx_mdp.graph.weights import array
-
-FLOATS = {
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-}
+from onnx_mdp.graph.weights import FLOATS, array
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,12 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnx_mdp.graph.shapes import Array
 
+FLOATS = {
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+}
 PROTOBUF_LIMIT = 2**31 - 1
 # Bytes of weights from which a model is large: half of protobuf's limit, since a copy may hold more than its original.
 LARGE = 1 << 30

@@ -24,7 +24,12 @@ from onnx_mdp.rewrite.plan import Plan, masked_original
 from onnx_mdp.runtime.base import Array, Feeds, Runtime, Session
 
 FP32_TOLERANCE = 1e-5
-_HALF: dict[int, float] = {onnx.TensorProto.FLOAT16: 1e-2, onnx.TensorProto.BFLOAT16: 5e-2}
+_TOLERANCES: dict[int, float] = {
+    onnx.TensorProto.DOUBLE: 1e-12,
+    onnx.TensorProto.FLOAT: FP32_TOLERANCE,
+    onnx.TensorProto.FLOAT16: 1e-2,
+    onnx.TensorProto.BFLOAT16: 5e-2,
+}
 # Sums in another order may round to the neighboring code, and a code has down to a few dozen steps.
 _CODES_TOLERANCE = 0.1
 _ROUNDS = ("DynamicQuantize", "QGemm", "QLinear", "QuantizeLinear")
@@ -72,7 +77,7 @@ def _tolerance(network: Network) -> float:
     """What rounding explains: by the coarsest numbers the model computes with."""
     kinds = {network.types.get(name, 0) for node in network.nodes for name in node.outputs}
     codes = _CODES_TOLERANCE if _rounds(network) else 0.0
-    return max([FP32_TOLERANCE, codes, *(_HALF.get(kind, 0.0) for kind in kinds)])
+    return max(codes, *(_TOLERANCES.get(kind, 0.0) for kind in kinds)) or FP32_TOLERANCE
 
 
 def _check_structure(source: Source, pruned: onnx.ModelProto) -> None:
