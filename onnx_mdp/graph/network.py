@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.shapes import Array, Shape, input_shapes
+<<<<<<< HEAD
 from onnx_mdp.graph.unshare import original_name
 
 FLOATS = {
@@ -21,6 +22,9 @@ FLOATS = {
     onnx.TensorProto.BFLOAT16,
     onnx.TensorProto.DOUBLE,
 }
+=======
+from onnx_mdp.graph.weights import FLOATS, array
+>>>>>>> big-models
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +45,13 @@ class Node:
 
 
 class Weights(Mapping[str, Array]):
-    """Initializers by name, converted on each access so that no second copy of the model lives in memory."""
+    """Initializers by name, converted or mapped on each access so that no second copy of the model lives in memory."""
 
     def __init__(self, tensors: Mapping[str, onnx.TensorProto]) -> None:
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> Array:
-        return numpy_helper.to_array(self._tensors[name])
+        return array(self._tensors[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
