@@ -23,19 +23,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from onnx_mdp.axes.terms import Factor
 from onnx_mdp.engine.local import LocalEngine
 from onnx_mdp.graph.check import random_feeds
-from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import load
 from onnx_mdp.groups.find import Analysis
+from onnx_mdp.latency.design import Variant
 from onnx_mdp.latency.levels import Floor
 from onnx_mdp.latency.lut import LatencyTable
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.stages import analyze_or_refuse, network_of
-from onnx_mdp.pipeline.tabulate import Tables, tabulate
+from onnx_mdp.pipeline.tabulate import Tables, tabulate, whole_builder
 from onnx_mdp.report.text import table
-from onnx_mdp.rewrite.plan import plan_edits, plan_of_widths
 from onnx_mdp.runtime.base import RuntimeSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,14 +62,6 @@ class Row:
     spearman: float
 
 
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A plan that no measurement has seen."""
-
-    widths: dict[Factor, int]
-    removed: frozenset[str]
-
-
 def read(name: str) -> Analysis:
     """The analysis of a model by name."""
     sys.path[:0] = [str(SHARED / "real"), str(SHARED / "zoo")]
@@ -89,37 +79,15 @@ def read(name: str) -> Analysis:
     return analyze_or_refuse(network, (), name)
 
 
-def random_plan(analysis: Analysis, tables: Tables, rng: np.random.Generator) -> Held:
+def random_plan(analysis: Analysis, tables: Tables, rng: np.random.Generator) -> Variant:
     """Widths around a random share of each group, and blocks removed at random."""
     share = rng.uniform(0.3, 1.0)
     widths = {}
     for group in analysis.groups:
         levels = [w for w in tables.levels[group.factor] if w and abs(w / group.units - share) < 0.3]
         widths[group.factor] = int(rng.choice(levels or [group.units]))
-    removed = frozenset(block.name for block in analysis.blocks if rng.random() < 0.15)
-    return Held(widths, removed)
-
-
-def predicted(tables: Tables, held: Held, gone: frozenset[str]) -> float:
-    """What the tables promise for a plan, as a share of what they promise for the dense model."""
-    entries = [t.table()[t.index(held.widths)] for t in tables.tables if t.region.block not in gone]
-    dense = float(sum(t.table()[t.index({})] for t in tables.tables))
-    correction = tables.correction()
-    return correction.predict(float(sum(entries))).ms / correction.predict(dense).ms
-
-
-def gone_with(analysis: Analysis, removed: frozenset[str]) -> frozenset[str]:
-    """The removed blocks and those inside them."""
-    outer = [set(block.nodes) for block in analysis.blocks if block.name in removed]
-    return frozenset(block.name for block in analysis.blocks if any(set(block.nodes) <= nodes for nodes in outer))
-
-
-def model_of(analysis: Analysis, held: Held) -> bytes:
-    """The whole model of a plan."""
-    order = {group.name: np.arange(group.units) for group in analysis.groups}
-    widths = {group.name: held.widths[group.factor] for group in analysis.groups}
-    plan = plan_of_widths(analysis, order, widths, tuple(held.removed))
-    return rewrite(analysis.network.model, plan_edits(analysis, plan)).SerializeToString()
+    removed = tuple(block.name for block in analysis.blocks if rng.random() < 0.15)
+    return Variant(widths, removed)
 
 
 def measure(name: str, way: str, threads: int, lut: Path) -> Row:
@@ -133,10 +101,14 @@ def measure(name: str, way: str, threads: int, lut: Path) -> Row:
     seconds = time.perf_counter() - started
     rng = np.random.default_rng(1)
     plans = [random_plan(analysis, tables, rng) for _ in range(PLANS)]
-    promised = [predicted(tables, held, gone_with(analysis, held.removed)) for held in plans]
-    dense = model_of(analysis, Held({g.factor: g.units for g in analysis.groups}, frozenset()))
+    correction = tables.correction()
+    promised = [correction.predict(tables.sums_of(plan)).share for plan in plans]
+    build = whole_builder(analysis)
+    dense = build(Variant({})).SerializeToString()
     clock = 1 if engine.facts.trusts_busy else 0
-    duels = [engine.duel((dense, feeds), (model_of(analysis, h), feeds), (SECONDS, SECONDS), 0.01) for h in plans]
+    duels = [
+        engine.duel((dense, feeds), (build(p).SerializeToString(), feeds), (SECONDS, SECONDS), 0.01) for p in plans
+    ]
     pairs = [duel.busy if clock else duel.wall for duel in duels]
     dense_ms = float(np.median([pair[0] for pair in pairs]))
     # shares of the dense model in the same turn: a machine that others use is not as fast now as it was at the fill

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.rules.line import Line
+
+# Every element goes to one place: x and what these make of it are the same numbers.
+_LAYOUTS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ def _region(network: Network, entry: str, branch: str, add: Node) -> frozenset[i
 
     What else they read (a mask, another branch's result) stays outside: it does not matter once they are gone. From
     the last node to the first, so that all readers of a node are settled before it; costs O(size of the region).
+
+    They may read x in another layout: an optimizer that moves a Transpose through the first operators of f leaves
+    the one behind x where it was.
     """
     inside, read = {add.index}, set[str]()
     pending, seen = _producers(network, {branch}), {add.index}
@@ -92,7 +98,15 @@ def _region(network: Network, entry: str, branch: str, add: Node) -> frozenset[i
         read |= set() if node.op in ("Shape", "Size") else network.varying.intersection((*node.inputs, *node.captured))
         for index in _producers(network, names):
             heapq.heappush(pending, index)
-    return frozenset(inside - {add.index}) if entry in read else None
+    reached = {_laid_out(network, name) for name in read}
+    return frozenset(inside - {add.index}) if _laid_out(network, entry) in reached else None
+
+
+def _laid_out(network: Network, name: str) -> str:
+    """The tensor that has the same elements, before they were laid out anew."""
+    while (node := network.producers.get(name)) is not None and node.op in _LAYOUTS:
+        name = node.inputs[0]
+    return name
 
 
 def _producers(network: Network, names: Iterable[str]) -> list[int]:
@@ -171,3 +185,13 @@ def _owned(network: Network, name: str, inside: frozenset[int]) -> bool:
     """Whether an initializer is a weight of the block alone: no scalar of a formula, and read nowhere else."""
     weight = math.prod(network.shapes[name]) > 1
     return weight and all(reader.index in inside for reader in network.consumers[name])
+
+
+def gone_with(blocks: tuple[Block, ...], removed: Collection[str]) -> frozenset[str]:
+    """The removed blocks and all blocks inside them."""
+    parents = parent_blocks(blocks)
+
+    def is_gone(name: str | None) -> bool:
+        return name is not None and (name in removed or is_gone(parents[name]))
+
+    return frozenset(name for name in parents if is_gone(name))

@@ -1,9 +1,9 @@
 """From the sum of a table's entries to the latency of the whole model, with the uncertainty of that step.
 
-The ratio of the measured whole model to the table's sum is a random function of the logarithm of the sum: a constant,
-a slope, a part that plans of nearly the same latency share, and a part of each plan's own. A Gaussian process with
-these four parts (Rasmussen and Williams, 2006, chapter 2) is fitted to the whole models measured so far; every round
-of the closed loop adds one.
+The ratio of the measured whole model to the table's sum is a random function of two logarithms, that of the sum before
+blocks are removed and that of what removing leaves of it: a constant, a slope along each, a part that plans near in
+both share, and a part of each plan's own. A Gaussian process with these parts (Rasmussen and Williams, 2006, chapter 2)
+is fitted to the whole models measured so far; every round of the closed loop adds one.
 """
 
 from __future__ import annotations
@@ -21,55 +21,57 @@ _CONSTANT = 0.5
 _SLOPE = 0.1
 _NEAR = 0.02
 _OWN = 0.012
-_LENGTH = 0.08  # of the logarithm of the sum over which plans count as near
+_LENGTH = 0.08  # of either logarithm over which plans count as near
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Milliseconds that the entries of a whole model add up to, and that they would with all blocks kept."""
+
+    kept: float
+    full: float
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Milliseconds of a whole model and the standard deviation of that."""
+    """The share of the dense model's latency that a model takes, and the standard deviation of that."""
 
-    ms: float
+    share: float
     deviation: float
 
 
 @dataclass(eq=False)
 class Correction:
-    """What whole models measured so far tell about others. Both lists are in milliseconds."""
+    """What whole models measured so far tell about others: their sums, and latencies as shares of the dense model's."""
 
-    sums: list[float] = field(default_factory=list)
-    measured: list[float] = field(default_factory=list)
+    sums: list[Sums] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
 
-    def add(self, table_ms: float, measured_ms: float) -> None:
+    def add(self, sums: Sums, share: float) -> None:
         """Take one more whole model into account."""
-        if table_ms > 0 and measured_ms > 0:
-            self.sums.append(table_ms)
-            self.measured.append(measured_ms)
+        if sums.kept > 0 and share > 0:
+            self.sums.append(sums)
+            self.shares.append(share)
 
-    def predict(self, table_ms: float) -> Prediction:
-        """The latency of a whole model whose entries sum to `table_ms`."""
-        if not self.sums:
-            return Prediction(table_ms, _CONSTANT * table_ms)
-        known, at = np.log(self.sums), np.array([math.log(max(table_ms, 1e-9))])
-        center = float(known.mean())
-        ratios = np.log(np.array(self.measured) / np.array(self.sums))
+    def predict(self, sums: Sums) -> Prediction:
+        """The latency of a whole model; at least one must have been added."""
+        known, at = _places(self.sums), _places([sums])
+        center = known.mean(axis=0)
+        ratios = np.log([share / s.kept for share, s in zip(self.shares, self.sums, strict=True)])
         prior = float(np.median(ratios))
-        covariance = _covariance(known, known, center) + _OWN**2 * np.eye(len(known))
-        towards = _covariance(at, known, center)[0]
+        covariance = _covariance(known - center, known - center) + _OWN**2 * np.eye(len(known))
+        towards = _covariance(at - center, known - center)[0]
         mean = prior + float(towards @ np.linalg.solve(covariance, ratios - prior))
-        own = float(_covariance(at, at, center)[0, 0]) + _OWN**2
-        variance = own - float(towards @ np.linalg.solve(covariance, towards))
-        ms = table_ms * math.exp(mean)
-        return Prediction(ms, ms * math.sqrt(max(variance, 0.0)))
-
-    def table_ms(self, ms: float) -> float:
-        """The sum of entries that is predicted to take `ms`: the inverse of `predict`, by fixed point."""
-        table_ms = ms
-        for _ in range(20):
-            table_ms *= ms / self.predict(table_ms).ms
-        return table_ms
+        variance = float(_covariance(at - center, at - center)[0, 0]) + _OWN**2
+        variance -= float(towards @ np.linalg.solve(covariance, towards))
+        share = sums.kept * math.exp(mean)
+        return Prediction(share, share * math.sqrt(max(variance, 0.0)))
 
 
-def _covariance(a: Vector, b: Vector, center: float) -> Vector:
-    distance = a[:, None] - b[None]
-    slope = _SLOPE**2 * (a - center)[:, None] * (b - center)[None]
-    return np.asarray(_CONSTANT**2 + slope + _NEAR**2 * np.exp(-0.5 * (distance / _LENGTH) ** 2))
+def _places(sums: list[Sums]) -> Vector:
+    return np.array([[math.log(max(s.full, 1e-9)), math.log(max(s.kept, 1e-9) / max(s.full, 1e-9))] for s in sums])
+
+
+def _covariance(a: Vector, b: Vector) -> Vector:
+    distance = ((a[:, None] - b[None]) ** 2).sum(axis=2)
+    return np.asarray(_CONSTANT**2 + _SLOPE**2 * (a @ b.T) + _NEAR**2 * np.exp(-0.5 * distance / _LENGTH**2))

@@ -8,6 +8,7 @@ groups which meet in a region have different ones, as colors are given to the no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from onnx_mdp.axes.terms import Factor, leaves
 from onnx_mdp.latency.regions import Region
 
 LEVELS = 4
+SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25)
 
 # Addition in the field of four elements is exclusive or; multiplication follows from x² = x + 1.
 _PRODUCT = np.array([[0, 0, 0, 0], [0, 1, 2, 3], [0, 2, 3, 1], [0, 3, 1, 2]])
@@ -27,15 +29,39 @@ def orthogonal_array() -> NDArray[np.int64]:
     return np.stack([a, b, *(b ^ _PRODUCT[factor, a] for factor in (1, 2, 3))], axis=1)
 
 
-def design(regions: Sequence[Region], levels: Mapping[Factor, tuple[int, ...]]) -> list[dict[Factor, int]]:
-    """Widths of every group for each whole model: the dense model first, then the rows of the array.
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A whole model: the widths of its groups and the blocks that are not there."""
+
+    widths: Mapping[Factor, int]
+    removed: tuple[str, ...] = ()
+
+
+def orthogonal(regions: Sequence[Region], levels: Mapping[Factor, tuple[int, ...]]) -> list[Variant]:
+    """Whole models for profiling: the dense model first, then the rows of the array.
 
     Groups that meet more than five at a time share columns; every level of theirs still occurs, not every pair.
     """
     columns = _columns(regions, levels)
     array = orthogonal_array()
     rows = [{factor: _width(levels[factor], int(row[column])) for factor, column in columns.items()} for row in array]
-    return [{factor: widths[-1] for factor, widths in levels.items()}, *rows]
+    return [Variant(widths) for widths in ({factor: axis[-1] for factor, axis in levels.items()}, *rows)]
+
+
+def uniform(levels: Mapping[Factor, tuple[int, ...]], blocks: Sequence[str]) -> list[Variant]:
+    """Whole models cut to common shares: the dense model first, then ever smaller ones, then some without blocks."""
+    found: dict[tuple[int, ...], Variant] = {}
+    for share in SHARES:
+        widths = {factor: min(axis, key=lambda w: abs(w - share * axis[-1])) for factor, axis in levels.items()}
+        found.setdefault(tuple(widths.values()), Variant(widths))
+    whole = list(found.values())
+    if not blocks:
+        return whole
+    return [
+        *whole,
+        Variant(whole[0].widths, tuple(blocks[::2])),
+        Variant(whole[len(whole) // 2].widths, tuple(blocks[1::3])),
+    ]
 
 
 def _width(widths: tuple[int, ...], level: int) -> int:

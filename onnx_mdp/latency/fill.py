@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from typing import ClassVar
 
 import onnx
@@ -15,26 +15,27 @@ import onnx
 from onnx_mdp.axes.terms import Factor
 from onnx_mdp.engine.base import Timing
 from onnx_mdp.errors import RuntimeBackendError
+from onnx_mdp.graph.external import loadable
+from onnx_mdp.groups.blocks import Block, parent_blocks
 from onnx_mdp.latency.attribute import Attribution
+from onnx_mdp.latency.design import Variant, orthogonal, uniform
 from onnx_mdp.latency.measure import Meter, Progress, silent
 from onnx_mdp.latency.tables import RegionTable
 from onnx_mdp.runtime.base import Feeds
 
-Widths = Mapping[Factor, int]
 Entry = tuple[RegionTable, tuple[int, ...]]
-BuildWhole = Callable[[Widths], onnx.ModelProto]
+BuildWhole = Callable[[Variant], onnx.ModelProto]
 
 _RUNS = 12
-_ISOLATED_WHOLES = 6
 _DUEL_SECONDS = (0.4, 1.6)
 _DUEL_PRECISION = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """A whole model with nothing removed: the widths of its groups and its measured milliseconds."""
+    """A whole model and its measured milliseconds."""
 
-    widths: Widths
+    variant: Variant
     ms: float
 
 
@@ -48,7 +49,8 @@ class Fill(ABC):
     Attributes:
         meter: measures, and keeps what it measures.
         tables: the regions of a model.
-        designs: widths of the whole models that may be measured, the dense one first.
+        levels: candidate widths of each group.
+        blocks: the removable blocks.
         build: makes a whole model of given widths.
         feeds: inputs of whole models.
     """
@@ -57,10 +59,16 @@ class Fill(ABC):
 
     meter: Meter
     tables: Sequence[RegionTable]
-    designs: Sequence[Widths]
+    levels: Mapping[Factor, tuple[int, ...]]
+    blocks: tuple[Block, ...]
     build: BuildWhole
     feeds: Feeds
     wholes: list[Whole] = field(default_factory=list)
+
+    @property
+    @abstractmethod
+    def designs(self) -> Sequence[Variant]:
+        """The whole models to measure, the dense one first."""
 
     @abstractmethod
     def fill(self, progress: Progress = silent) -> None:
@@ -75,16 +83,20 @@ class Fill(ABC):
     def refine(self, entries: Sequence[Entry]) -> None:
         """Measure single entries, where this way can."""
 
-    def whole_text(self, widths: Widths) -> str:
+    def whole_text(self, variant: Variant) -> str:
         """The canonical text of a whole model: that of its regions, whatever its tensors are called."""
-        texts = "\n".join(table.text(table.index(widths)) for table in self.tables)
+        gone = [
+            str(sorted(variant.removed).index(b)) if (b := t.region.block) in variant.removed else ""
+            for t in self.tables
+        ]
+        texts = "\n".join(t.text(t.index(variant.widths)) + g for t, g in zip(self.tables, gone, strict=True))
         sizes = ",".join(str(list(array.shape)) for array in self.feeds.values())
-        return f"whole model of {len(self.tables)} regions {hashlib.sha256(texts.encode()).hexdigest()[:32]} {sizes}"
+        return f"whole model of {len(kept)} regions {hashlib.sha256(texts.encode()).hexdigest()[:32]} {sizes}"
 
-    def _add_whole(self, widths: Widths) -> None:
-        ms = self.meter.latency(self.whole_text(widths))
+    def _add_whole(self, variant: Variant) -> None:
+        ms = self.meter.latency(self.whole_text(variant))
         if ms is not None:
-            self.wholes.append(Whole(widths, ms))
+            self.wholes.append(Whole(variant, ms))
 
     def _dense_ms(self) -> float:
         """The dense model's time, which all whole models are measured against."""
@@ -95,16 +107,14 @@ class Fill(ABC):
             raise RuntimeBackendError(f"the dense model cannot be measured: {self.meter.failed.get(text, '')}")
         return ms
 
-    def _whole(self, model: bytes) -> Timing:
+    def _whole(self, model: str | bytes) -> Timing:
         """The time of a whole model by its ratio to the dense one's."""
-        pair = ((self._dense, self.feeds), (model, self.feeds))
-        duel = self.meter.engine.duel(*pair, _DUEL_SECONDS, _DUEL_PRECISION)
+        dense_ms = self._dense_ms()
+        with loadable(partial(self.build, self.designs[0])) as dense:
+            pair = ((dense, self.feeds), (model, self.feeds))
+            duel = self.meter.engine.duel(*pair, _DUEL_SECONDS, _DUEL_PRECISION)
         ratio = duel.busy_ratio if self.meter.engine.facts.trusts_busy else duel.wall_ratio
-        return Timing(ratio * self._dense_ms(), duel.wall[1], duel.precision, duel.rounds, 1.0)
-
-    @cached_property
-    def _dense(self) -> bytes:
-        return self.build(self.designs[0]).SerializeToString()
+        return Timing(ratio * dense_ms, duel.wall[1], duel.precision, duel.rounds, 1.0)
 
 
 class Isolated(Fill):
@@ -113,10 +123,16 @@ class Isolated(Fill):
     name: ClassVar[str] = "isolated"
 
     @property
+    def designs(self) -> Sequence[Variant]:
+        """Models cut to the same share everywhere: what the ratio of the whole to its parts depends on is the size."""
+        outermost = [name for name, parent in parent_blocks(self.blocks).items() if parent is None]
+        return uniform(self.levels, outermost)
+
+    @property
     def steps(self) -> int:
         """Distinct entries, and the whole models."""
         texts = {table.text(index) for table in self.tables for index in table.coarse()}
-        return len(texts) + len(self._picked())
+        return len(texts) + len(self.designs)
 
     def fill(self, progress: Progress = silent) -> None:
         """Measure the coarse grid of every table, then the whole models."""
@@ -124,12 +140,12 @@ class Isolated(Fill):
         self.meter.fill(requests, progress)
         for table in self.tables:
             table.read(self.meter, table.coarse())
-        self._dense_ms()
-        for done, widths in enumerate(self._picked(), 1):
-            text = self.whole_text(widths)
+        for done, variant in enumerate(self.designs, 1):
+            text = self.whole_text(variant)
             if self.meter.latency(text) is None:
-                self.meter.store({text: self._whole(self.build(widths).SerializeToString())})
-            self._add_whole(widths)
+                with loadable(partial(self.build, variant)) as model:
+                    self.meter.store({text: self._whole(model)})
+            self._add_whole(variant)
             progress(len(requests) + done)
 
     def refine(self, entries: Sequence[Entry]) -> None:
@@ -137,11 +153,6 @@ class Isolated(Fill):
         self.meter.fill({table.text(index): table.build(index) for table, index in entries})
         for table, index in entries:
             table.read(self.meter, [index])
-
-    def _picked(self) -> list[Widths]:
-        """The dense model and some of the rest, evenly."""
-        count = min(_ISOLATED_WHOLES, len(self.designs))
-        return [self.designs[round(i * (len(self.designs) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
 class InSitu(Fill):
@@ -153,6 +164,11 @@ class InSitu(Fill):
     name: ClassVar[str] = "in-situ"
 
     @property
+    def designs(self) -> Sequence[Variant]:
+        """The rows of an orthogonal array."""
+        return orthogonal([table.region for table in self.tables], self.levels)
+
+    @property
     def steps(self) -> int:
         """The whole models."""
         return len(self.designs)
@@ -161,28 +177,27 @@ class InSitu(Fill):
         """Profile every whole model whose entries are not all known."""
         network = self.tables[0].maker.network
         attribution = Attribution(network, [table.region for table in self.tables])
-        self._dense_ms()
-        for done, widths in enumerate(self.designs, 1):
-            if self.meter.latency(_in_situ(self.whole_text(widths))) is None:
-                self._profile(widths, attribution)
-            self._add_whole(widths)
+        for done, variant in enumerate(self.designs, 1):
+            if self.meter.latency(_in_situ(self.whole_text(variant))) is None:
+                self._profile(variant, attribution)
+            self._add_whole(variant)
             progress(done)
         self._read()
 
     def refine(self, entries: Sequence[Entry]) -> None:
         """Single entries cannot be measured within a whole model: the fit between the profiled ones stands."""
 
-    def _profile(self, widths: Widths, attribution: Attribution) -> None:
+    def _profile(self, variant: Variant, attribution: Attribution) -> None:
         """Profile one whole model; its kernels' times add up to what the model takes without the profiler."""
-        model = self.build(widths).SerializeToString()
-        whole = self._whole(model)
-        times, lost = attribution.times(self.meter.engine.profile((model, self.feeds), _RUNS))
+        with loadable(partial(self.build, variant)) as model:
+            whole = self._whole(model)
+            times, lost = attribution.times(self.meter.engine.profile((model, self.feeds), _RUNS))
         scale = whole.ms / max(math.fsum(times) + lost, 1e-9)
         observed: dict[str, list[float]] = {}
         for table, time in zip(self.tables, times, strict=True):
-            observed.setdefault(_in_situ(table.text(table.index(widths))), []).append(time * scale)
+            observed.setdefault(_in_situ(table.text(table.index(variant.widths))), []).append(time * scale)
         timings = {key: self._merged(key, math.fsum(found) / len(found)) for key, found in observed.items()}
-        text = self.whole_text(widths)
+        text = self.whole_text(variant)
         self.meter.store({**timings, text: whole, _in_situ(text): whole})
 
     def _merged(self, key: str, ms: float) -> Timing:
@@ -194,8 +209,8 @@ class InSitu(Fill):
 
     def _read(self) -> None:
         for table in self.tables:
-            for widths in self.designs:
-                index = table.index(widths)
+            for variant in self.designs:
+                index = table.index(variant.widths)
                 ms = self.meter.latency(_in_situ(table.text(index)))
                 if ms is not None:
                     table.known[index] = ms

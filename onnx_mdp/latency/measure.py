@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 
 import onnx
 
 from onnx_mdp.engine.base import Asked, Engine, Failure, Timing
+from onnx_mdp.graph.external import loadable
+from onnx_mdp.graph.weights import model_bytes
 from onnx_mdp.latency.lut import Entry, LatencyTable, now, region_key
 from onnx_mdp.runtime.base import Array
 
@@ -64,6 +67,7 @@ class Meter:
         for chunk in _chunks(missing):
             self._measure(chunk)
             done += len(chunk)
+            chunk.clear()  # of its sessions, before the next are built
             progress(done)
 
     def store(self, timings: Mapping[str, Timing | Failure]) -> None:
@@ -93,8 +97,9 @@ class Meter:
         return entry is None
 
     def _measure(self, chunk: Mapping[str, Model]) -> None:
-        models = [(model.SerializeToString(), feeds) for model, feeds in chunk.values()]
-        self.store(dict(zip(chunk, self.engine.time(models, self.asked), strict=True)))
+        with ExitStack() as opened:
+            models = [(opened.enter_context(loadable(model)), feeds) for model, feeds in chunk.values()]
+            self.store(dict(zip(chunk, self.engine.time(models, self.asked), strict=True)))
 
     def _entry(self, text: str, timing: Timing | Failure, stamp: str) -> Entry:
         if isinstance(timing, Failure):
@@ -116,7 +121,7 @@ def _chunks(requests: Mapping[str, Build]) -> Iterator[dict[str, Model]]:
     weight = 0
     for text, build in requests.items():
         model, feeds = build()
-        size = model.ByteSize() + sum(array.nbytes for array in feeds.values())
+        size = model_bytes(model) + sum(array.nbytes for array in feeds.values())
         if chunk and (weight + size > _CHUNK_BYTES or len(chunk) >= _CHUNK_ENTRIES):
             yield chunk
             chunk, weight = {}, 0

@@ -10,10 +10,12 @@ import onnx
 
 from onnx_mdp.axes.terms import Factor, Term
 from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.groups.blocks import gone_with
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.latency.correct import Correction
-from onnx_mdp.latency.design import design
-from onnx_mdp.latency.fill import Fill, Widths, choose_way
+from onnx_mdp.latency.correct import Correction, Sums
+from onnx_mdp.latency.design import Variant
+from onnx_mdp.latency.fill import Fill, choose_way
+from onnx_mdp.latency.interpolate import Table
 from onnx_mdp.latency.levels import Floor, group_levels, sum_levels
 from onnx_mdp.latency.measure import Meter, Progress, silent
 from onnx_mdp.latency.probe import find_grid
@@ -30,18 +32,28 @@ class Tables:
     `levels` are the candidate widths of each group, `sums` those of each sum that some region depends on.
     """
 
+    analysis: Analysis
     tables: Sequence[RegionTable]
     levels: Mapping[Factor, tuple[int, ...]]
     sums: Mapping[Term, tuple[int, ...]]
     fill: Fill
 
     def correction(self) -> Correction:
-        """From sums of entries to whole models, by the whole models measured while filling."""
-        values = {id(table): table.table() for table in self.tables}
+        """From sums of entries to shares of the dense model, by the whole models measured while filling."""
         found = Correction()
         for whole in self.fill.wholes:
-            found.add(sum(float(values[id(t)][t.index(whole.widths)]) for t in self.tables), whole.ms)
+            found.add(self.sums_of(whole.variant), whole.ms / self.fill.wholes[0].ms)
         return found
+
+    def sums_of(self, variant: Variant) -> Sums:
+        """What the entries of a whole model add up to."""
+        gone = gone_with(self.analysis.blocks, variant.removed)
+        entries = [(t.region.block in gone, float(v[t.index(variant.widths)])) for t, v in self._values]
+        return Sums(sum(ms for is_gone, ms in entries if not is_gone), sum(ms for _, ms in entries))
+
+    @property
+    def _values(self) -> list[tuple[RegionTable, Table]]:
+        return [(table, table.table()) for table in self.tables]
 
 
 def tabulate(
@@ -54,17 +66,18 @@ def tabulate(
     levels = group_levels(analysis, grid, floor)
     sums = sum_levels(regions, levels, grid)
     tables = make_tables(analysis, regions, levels, sums)
-    fill = filling(meter, tables, design(regions, levels), whole_builder(analysis), feeds)
+    fill = filling(meter, tables, levels, analysis.blocks, whole_builder(analysis), feeds)
     fill.fill(progress)
-    return Tables(tables, levels, sums, fill)
+    return Tables(analysis, tables, levels, sums, fill)
 
 
-def whole_builder(analysis: Analysis) -> Callable[[Widths], onnx.ModelProto]:
-    """A function that builds the model at given widths; which units it keeps does not matter for its latency."""
+def whole_builder(analysis: Analysis) -> Callable[[Variant], onnx.ModelProto]:
+    """A function that builds a whole model; which units it keeps does not matter for its latency."""
     order = {group.name: np.arange(group.units) for group in analysis.groups}
 
-    def build(widths: Widths) -> onnx.ModelProto:
-        named = {group.name: widths.get(group.factor, group.units) for group in analysis.groups}
-        return rewrite(analysis.network.model, plan_edits(analysis, plan_of_widths(analysis, order, named, ())))
+    def build(variant: Variant) -> onnx.ModelProto:
+        named = {group.name: variant.widths.get(group.factor, group.units) for group in analysis.groups}
+        plan = plan_of_widths(analysis, order, named, variant.removed)
+        return rewrite(analysis.network.model, plan_edits(analysis, plan))
 
     return build

@@ -17,6 +17,11 @@ from onnx_mdp.runtime.base import Array, Feeds, Kernel, Runtime, Session
 
 ort.set_default_logger_severity(3)
 
+_NO_KERNEL = (
+    "; it has no kernel for this operator on numbers of this type here (on a CPU, most operators have none for "
+    "bfloat16): compute in float32, the weights may stay as they are, each behind a Cast"
+)
+
 
 class OnnxRuntime(Runtime):
     """Sequential execution on `threads` threads with all graph optimizations."""
@@ -71,7 +76,8 @@ class OnnxRuntime(Runtime):
         try:
             return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base
-            raise RuntimeBackendError(f"onnxruntime does not load the model: {_first_line(error)}") from error
+            remedy = _NO_KERNEL if "Could not find an implementation" in str(error) else ""
+            raise RuntimeBackendError(f"onnxruntime does not load the model: {_first_line(error)}{remedy}") from error
 
 
 def _kernels(events: Sequence[dict[str, Any]], nodes: Named) -> list[Kernel]:
