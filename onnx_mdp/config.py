@@ -37,6 +37,8 @@ class PruneOptions:
         solver: `highs`, `gurobi`, or `auto`: Gurobi where its licence admits the size, else HiGHS.
         runtime: Runtime that is measured and verified with.
         seed: Seed of everything random.
+        fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, or `auto`.
+        precision: How precisely latencies are measured: half-width of the 95 % interval, as a share.
         lut: Latency table file; by default one per user, shared by all models.
         report: Write a JSON report here.
         plan: Write what was kept here, as JSON in the input model's names; `onnx-mdp apply` repeats it.
@@ -57,6 +59,8 @@ class PruneOptions:
     solver: str = "highs"
     runtime: str = "onnxruntime"
     seed: int = 0
+    fill: str = "auto"
+    precision: str = "2%"
     lut: Path | None = None
     report: Path | None = None
     plan: Path | None = None

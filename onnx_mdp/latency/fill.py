@@ -6,17 +6,18 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar
 
 import onnx
 
 from onnx_mdp.axes.terms import Factor
 from onnx_mdp.engine.base import Timing
-from onnx_mdp.errors import RuntimeBackendError
+from onnx_mdp.errors import OptionError, RuntimeBackendError
 from onnx_mdp.graph.external import loadable
-from onnx_mdp.groups.blocks import Block, parent_blocks
+from onnx_mdp.groups.blocks import Block, gone_with, parent_blocks
 from onnx_mdp.latency.attribute import Attribution
 from onnx_mdp.latency.design import Variant, orthogonal, uniform
 from onnx_mdp.latency.measure import Meter, Progress, silent
@@ -64,6 +65,7 @@ class Fill(ABC):
     build: BuildWhole
     feeds: Feeds
     wholes: list[Whole] = field(default_factory=list)
+    _open: ExitStack = field(default_factory=ExitStack)
 
     @property
     @abstractmethod
@@ -72,24 +74,17 @@ class Fill(ABC):
 
     @abstractmethod
     def fill(self, progress: Progress = silent) -> None:
-        """Measure what every table needs; `progress` is told how many of `steps` are done."""
-
-    @property
-    @abstractmethod
-    def steps(self) -> int:
-        """How much there is to measure."""
+        """Measure what every table needs."""
 
     @abstractmethod
-    def refine(self, entries: Sequence[Entry]) -> None:
-        """Measure single entries, where this way can."""
+    def refine(self, entries: Sequence[Entry]) -> bool:
+        """Measure single entries; whether this way can, and so some are known now that were not."""
 
     def whole_text(self, variant: Variant) -> str:
         """The canonical text of a whole model: that of its regions, whatever its tensors are called."""
-        gone = [
-            str(sorted(variant.removed).index(b)) if (b := t.region.block) in variant.removed else ""
-            for t in self.tables
-        ]
-        texts = "\n".join(t.text(t.index(variant.widths)) + g for t, g in zip(self.tables, gone, strict=True))
+        gone = gone_with(self.blocks, variant.removed)
+        kept = [table for table in self.tables if table.region.block not in gone]
+        texts = "\n".join(table.text(table.index(variant.widths)) for table in kept)
         sizes = ",".join(str(list(array.shape)) for array in self.feeds.values())
         return f"whole model of {len(kept)} regions {hashlib.sha256(texts.encode()).hexdigest()[:32]} {sizes}"
 
@@ -110,11 +105,19 @@ class Fill(ABC):
     def _whole(self, model: str | bytes) -> Timing:
         """The time of a whole model by its ratio to the dense one's."""
         dense_ms = self._dense_ms()
-        with loadable(partial(self.build, self.designs[0])) as dense:
-            pair = ((dense, self.feeds), (model, self.feeds))
-            duel = self.meter.engine.duel(*pair, _DUEL_SECONDS, _DUEL_PRECISION)
+        pair = ((self._dense, self.feeds), (model, self.feeds))
+        duel = self.meter.engine.duel(*pair, _DUEL_SECONDS, _DUEL_PRECISION)
         ratio = duel.busy_ratio if self.meter.engine.facts.trusts_busy else duel.wall_ratio
         return Timing(ratio * dense_ms, duel.wall[1], duel.precision, duel.rounds, 1.0)
+
+    @cached_property
+    def _dense(self) -> str | bytes:
+        return self._open.enter_context(loadable(partial(self.build, self.designs[0])))
+
+    def close(self) -> None:
+        """Drop the dense model."""
+        self.__dict__.pop("_dense", None)
+        self._open.close()
 
 
 class Isolated(Fill):
@@ -128,16 +131,11 @@ class Isolated(Fill):
         outermost = [name for name, parent in parent_blocks(self.blocks).items() if parent is None]
         return uniform(self.levels, outermost)
 
-    @property
-    def steps(self) -> int:
-        """Distinct entries, and the whole models."""
-        texts = {table.text(index) for table in self.tables for index in table.coarse()}
-        return len(texts) + len(self.designs)
-
     def fill(self, progress: Progress = silent) -> None:
         """Measure the coarse grid of every table, then the whole models."""
         requests = {table.text(index): table.build(index) for table in self.tables for index in table.coarse()}
-        self.meter.fill(requests, progress)
+        total = len(requests) + len(self.designs)
+        self.meter.fill(requests, lambda done, _: progress(done, total))
         for table in self.tables:
             table.read(self.meter, table.coarse())
         for done, variant in enumerate(self.designs, 1):
@@ -146,13 +144,14 @@ class Isolated(Fill):
                 with loadable(partial(self.build, variant)) as model:
                     self.meter.store({text: self._whole(model)})
             self._add_whole(variant)
-            progress(len(requests) + done)
+            progress(len(requests) + done, total)
 
-    def refine(self, entries: Sequence[Entry]) -> None:
+    def refine(self, entries: Sequence[Entry]) -> bool:
         """Measure entries on their own."""
         self.meter.fill({table.text(index): table.build(index) for table, index in entries})
         for table, index in entries:
             table.read(self.meter, [index])
+        return any(index in table.known for table, index in entries)
 
 
 class InSitu(Fill):
@@ -168,11 +167,6 @@ class InSitu(Fill):
         """The rows of an orthogonal array."""
         return orthogonal([table.region for table in self.tables], self.levels)
 
-    @property
-    def steps(self) -> int:
-        """The whole models."""
-        return len(self.designs)
-
     def fill(self, progress: Progress = silent) -> None:
         """Profile every whole model whose entries are not all known."""
         network = self.tables[0].maker.network
@@ -181,11 +175,12 @@ class InSitu(Fill):
             if self.meter.latency(_in_situ(self.whole_text(variant))) is None:
                 self._profile(variant, attribution)
             self._add_whole(variant)
-            progress(done)
+            progress(done, len(self.designs))
         self._read()
 
-    def refine(self, entries: Sequence[Entry]) -> None:
+    def refine(self, entries: Sequence[Entry]) -> bool:
         """Single entries cannot be measured within a whole model: the fit between the profiled ones stands."""
+        return False
 
     def _profile(self, variant: Variant, attribution: Attribution) -> None:
         """Profile one whole model; its kernels' times add up to what the model takes without the profiler."""
@@ -223,14 +218,23 @@ def _in_situ(text: str) -> str:
 WAYS: Mapping[str, type[Fill]] = {Isolated.name: Isolated, InSitu.name: InSitu}
 
 
-def choose_way(name: str, *, profiles: bool) -> type[Fill]:
-    """The way to fill, by name or as the default.
+def check_way(name: str) -> None:
+    """Fail early on a way that does not exist.
 
     Raises:
-        RuntimeBackendError: whole models are asked to be profiled on a runtime that cannot.
+        OptionError: there is no such way.
     """
-    if name == "auto":
-        return Isolated
+    if name not in (*WAYS, "auto"):
+        raise OptionError(f"--fill {name}: choose from {', '.join((*WAYS, 'auto'))}")
+
+
+def choose_way(name: str, *, profiles: bool) -> type[Fill]:
+    """The way to fill, by name or as the default, which held-out errors decide: see tools/bench_latency.py.
+
+    Raises:
+        OptionError: there is no such way, or the runtime cannot profile whole models.
+    """
+    check_way(name)
     if name == InSitu.name and not profiles:
-        raise RuntimeBackendError("this runtime does not time single kernels; use --fill isolated")
-    return WAYS[name]
+        raise OptionError("--fill in-situ: this runtime does not time single kernels; use --fill isolated")
+    return WAYS[Isolated.name if name == "auto" else name]

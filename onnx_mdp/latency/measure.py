@@ -15,7 +15,7 @@ from onnx_mdp.runtime.base import Array
 
 Model = tuple[onnx.ModelProto, Mapping[str, Array]]
 Build = Callable[[], Model]
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]
 
 PRECISION = 0.02
 _CHUNK_ENTRIES = 24
@@ -23,7 +23,7 @@ _CHUNK_BYTES = 32 << 20
 _CANARY = "canary of the engine"
 
 
-def silent(done: int) -> None:
+def silent(done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
@@ -58,17 +58,17 @@ class Meter:
     def fill(self, requests: Mapping[str, Build], progress: Progress = silent) -> None:
         """Measure the requests that are missing, in chunks that are stored as soon as they are done.
 
-        `progress` is told how many of the requests are in the table.
+        `progress` is told how many of the requests are in the table, and how many there are.
         """
         missing = {text: build for text, build in requests.items() if self._is_missing(text)}
         done = len(requests) - len(missing)
         self.reused += done
-        progress(done)
+        progress(done, len(requests))
         for chunk in _chunks(missing):
             self._measure(chunk)
             done += len(chunk)
             chunk.clear()  # of its sessions, before the next are built
-            progress(done)
+            progress(done, len(requests))
 
     def store(self, timings: Mapping[str, Timing | Failure]) -> None:
         """Keep measurements by canonical text."""

@@ -1,9 +1,10 @@
 """The closed loop: solve, build, measure the whole model, correct, until the measured latency meets the budget.
 
-The sum of region times predicts the whole model up to a factor that depends on the plan. So the budget of the table is
-searched for: each measured plan gives the factor near it, and bounds the search from below (it met the budget) or from
-above (it did not). It ends when a plan lies between 97 % and 100 % of the budget, or when no plan lies between the
-fastest that misses and the slowest that meets.
+The sum of region times predicts the whole model up to a factor that depends on the plan; whole models measured so far
+tell that factor and how sure it is. So the budget of the table is searched for: plans are solved until one is predicted
+to use what is aimed at, that one is measured, and what is learned from it corrects the next prediction. Each measured
+plan also bounds the search from below (it met the budget) or from above (it did not). It ends when a plan lies between
+97 % and 100 % of the budget, or when no plan lies between the fastest that misses and the slowest that meets.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from functools import partial
 from onnx_mdp.config import LatencyBudget
 from onnx_mdp.errors import BudgetError, SolverError
 from onnx_mdp.graph.edit import rewrite
-from onnx_mdp.latency.measure import Meter
+from onnx_mdp.latency.correct import Correction, Prediction, Sums
+from onnx_mdp.latency.fill import Fill
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
@@ -27,7 +29,7 @@ AIM = 0.983  # of the budget; measured parts between LOW and HIGH end the search
 LOW, HIGH = 0.97, 0.996
 ROUNDS = 10
 _REFINEMENTS = 6
-_SECONDS = 1.2
+_GUESSES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +43,24 @@ class Trial:
     plan: Plan
     table_ms: float
     predicted_ms: float
+    deviation_ms: float
     measured: Comparison
     spent: float
 
 
 @dataclass(eq=False)
 class Loop:
-    """Searches the plan of least damage that meets a latency budget."""
+    """Searches the plan of least damage that meets a latency budget.
+
+    Attributes:
+        program: the program, whose tables `fill` refines.
+        correction: from table sums to shares of the dense model's latency.
+        stopwatch: compares whole models with the dense one.
+    """
 
     program: Program
-    meter: Meter
+    fill: Fill
+    correction: Correction
     stopwatch: Stopwatch
     budget: LatencyBudget
     solver: str
@@ -72,13 +82,13 @@ class Loop:
         self._dense = dense
         # Table budgets up to `low` give plans that meet the budget with room, plans from `high` on do not.
         low, high = 0.0, self.program.dense_latency()
-        asked = AIM / self._factor()
+        asked = high * AIM / self._spent(Sums(high, high))
         for _ in range(3 * ROUNDS):
-            trial = self._try(asked)
+            trial = self._try(asked, low, high)
             if LOW <= trial.spent <= HIGH:
                 return trial
             if trial.spent <= HIGH:
-                low = max(low, asked)
+                low = max(low, trial.table_ms)
             else:
                 high = min(high, trial.table_ms)
             if high - low < 0.003 * high:
@@ -91,9 +101,9 @@ class Loop:
                 asked = (low + high) / 2 if low else 0.95 * high
         return self._best()
 
-    def _try(self, table_ms: float) -> Trial:
-        """The measured plan for a table budget; the fastest plan of all where none meets it."""
-        answer = self._solve(lambda: self.program.problem(table_ms))
+    def _try(self, table_ms: float, low: float, high: float) -> Trial:
+        """The measured plan for a table budget near this one; the fastest plan of all where none meets it."""
+        answer = self._aimed(table_ms, low, high)
         fastest = not answer.levels
         if fastest:
             answer = self._solve(self.program.fastest)
@@ -101,6 +111,28 @@ class Loop:
         if fastest and all(other.spent > 1 for other in self.trials):
             raise self._unreachable()
         return trial
+
+    def _aimed(self, table_ms: float, low: float, high: float) -> Answer:
+        """The plan for a table budget, moved until the plan is predicted to use what is aimed at."""
+        answer = self._solve(partial(self.program.problem, table_ms))
+        for _ in range(_GUESSES):
+            if not answer.levels:
+                break
+            spent = self._spent(self.program.sums_of(answer))
+            table_ms *= AIM / spent
+            if abs(spent / AIM - 1) < 0.006 or not low < table_ms < high:
+                break
+            answer = self._solve(partial(self.program.problem, table_ms))
+        return answer
+
+    def _spent(self, sums: Sums) -> float:
+        """The part of the budget that a plan is predicted to use."""
+        return self.budget.spent(self._predicted(sums).share * self._dense.dense_ms, self._dense.dense_ms)
+
+    def _predicted(self, sums: Sums) -> Prediction:
+        """The predicted share of the given model's latency; the correction speaks of the rewritten one's."""
+        found = self.correction.predict(sums)
+        return Prediction(found.share * self._dense.ratio, found.deviation * self._dense.ratio)
 
     def _known(self, answer: Answer) -> Trial | None:
         same = [t for t in self.trials if t.answer.levels == answer.levels and t.answer.kept == answer.kept]
@@ -114,35 +146,27 @@ class Loop:
             if not answer.levels and answer.status != "infeasible":
                 raise SolverError(f"{answer.solver} found no plan within 60 s; try fewer groups (--lock) or --multiple")
             unknown = [(t, i) for t, i in self.program.entries(answer) if i not in t.known] if answer.levels else []
-            if not unknown:
+            if not unknown or not self.fill.refine(unknown):
                 break
-            self.meter.fill({table.text(index): table.build(index) for table, index in unknown})
-            for table, index in unknown:
-                table.read(self.meter, [index])
             self.program.refresh()
         return answer
 
     def _measured(self, answer: Answer) -> Trial:
         plan = self.program.plan(answer)
         edits = plan_edits(self.program.analysis, plan)
-        comparison = self.stopwatch.compare(partial(rewrite, self.program.analysis.network.model, edits), _SECONDS)
-        table_ms = self.program.latency(answer)
-        predicted = table_ms * self._factor() * self.budget.in_ms(comparison.dense_ms)
-        spent = self.budget.spent(comparison.pruned_ms, comparison.dense_ms)
-        trial = Trial(answer, plan, table_ms, predicted, comparison, spent)
+        comparison = self.stopwatch.compare(partial(rewrite, self.program.analysis.network.model, edits))
+        sums = self.program.sums_of(answer)
+        promised = self._predicted(sums)
+        ms = comparison.dense_ms
+        spent = self.budget.spent(comparison.pruned_ms, ms)
+        trial = Trial(answer, plan, sums.kept, promised.share * ms, promised.deviation * ms, comparison, spent)
         self.trials.append(trial)
+        self.correction.add(sums, comparison.ratio / self._dense.ratio)
         self.listener.note(
-            f"round {len(self.trials)}: predicted {predicted:.3g} ms, measured {comparison.pruned_ms:.3g} ms, "
-            f"{100 * spent:.1f}% of the budget"
+            f"round {len(self.trials)}: predicted {trial.predicted_ms:.3g} ± {trial.deviation_ms:.2g} ms, "
+            f"measured {comparison.pruned_ms:.3g} ms, {100 * spent:.1f}% of the budget"
         )
         return trial
-
-    def _factor(self) -> float:
-        """Budget share per table millisecond, at the latest measured plan (the dense model at first)."""
-        if self.trials:
-            return self.trials[-1].spent / self.trials[-1].table_ms
-        whole = self.budget.spent(self._dense.pruned_ms, self._dense.dense_ms)
-        return whole / self.program.dense_latency()
 
     def _best(self) -> Trial:
         met = [trial for trial in self.trials if trial.spent <= 1]

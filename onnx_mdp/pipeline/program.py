@@ -12,6 +12,7 @@ from onnx_mdp.axes.terms import Term as AxisTerm
 from onnx_mdp.groups.blocks import parent_blocks
 from onnx_mdp.groups.find import Analysis, Group
 from onnx_mdp.importance.base import Scores
+from onnx_mdp.latency.correct import Sums
 from onnx_mdp.latency.levels import sum_parts
 from onnx_mdp.latency.tables import RegionTable
 from onnx_mdp.rewrite.plan import Plan, plan_of_widths
@@ -66,9 +67,11 @@ class Program:
         """Least table latency, whatever the damage."""
         return Problem(self._choices, self._gates, self._links, self._latency, ())
 
-    def latency(self, answer: Answer) -> float:
-        """Table milliseconds of an answer."""
-        return value(self._latency, answer.levels, answer.kept)
+    def sums_of(self, answer: Answer) -> Sums:
+        """Table milliseconds of an answer, and what they would be with no block removed."""
+        everything = dict.fromkeys(answer.kept, True)
+        full = value(self._latency, answer.levels, everything)
+        return Sums(value(self._latency, answer.levels, answer.kept), full)
 
     def dense_latency(self) -> float:
         """Table milliseconds of the dense model."""

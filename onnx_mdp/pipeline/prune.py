@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -16,6 +18,8 @@ from onnx_mdp.config import (
     parse_shapes,
     parse_share,
 )
+from onnx_mdp.engine.base import Engine
+from onnx_mdp.engine.local import LocalEngine
 from onnx_mdp.errors import BudgetError, OptionError
 from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.edit import rewrite
@@ -25,18 +29,17 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.base import Scores
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
 from onnx_mdp.inputs.arrays import Inputs
-from onnx_mdp.latency.levels import Floor, group_levels, sum_levels
+from onnx_mdp.latency.fill import check_way
+from onnx_mdp.latency.levels import Floor
 from onnx_mdp.latency.lut import LatencyTable, default_path
 from onnx_mdp.latency.measure import Meter
-from onnx_mdp.latency.probe import find_grid
-from onnx_mdp.latency.regions import find_regions
-from onnx_mdp.latency.tables import RegionTable, make_tables
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.reporting import Outcome, Search, make_report
 from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, check_output, network_of
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.tabulate import tabulate
 from onnx_mdp.report.facts import Report
 from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
 from onnx_mdp.runtime.base import Feeds, Runtime, RuntimeSpec
@@ -44,7 +47,7 @@ from onnx_mdp.runtime.registry import open_runtime
 from onnx_mdp.solve.solve import check_solver
 from onnx_mdp.verify.oracle import Proof, prove
 
-_SECONDS = 2.0
+_ROUGH = 0.2  # share of table entries that may miss the precision before the user is told
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,10 @@ class _Prune:
         if options.threads < 1:
             raise OptionError(f"--threads {options.threads}: must be 1 or more")
         check_solver(options.solver)
+        check_way(options.fill)
         self.floor = Floor(units, share, options.multiple)
+        self.precision = parse_share(options.precision, "--precision")
+        self.spec = RuntimeSpec(options.runtime, options.threads)
 
     def run(self, model: ModelLike, inputs: InputsLike | None) -> PruneResult:
         case = self._case(model, inputs)
@@ -127,7 +133,7 @@ class _Prune:
     def _case(self, model: ModelLike, inputs: InputsLike | None) -> _Case:
         options = self.options
         choose_scorer(options.importance, has_inputs=inputs is not None)
-        runtime = open_runtime(RuntimeSpec(options.runtime, options.threads))
+        runtime = open_runtime(self.spec)
         with self.clock.stage("load"):
             source, proto = load(model)
             check_output(options.output, source, force=options.force)
@@ -153,9 +159,8 @@ class _Prune:
             multiple = self.options.multiple or 1
             plan = uniform_plan(case.analysis, case.scores.order, ratio, least, multiple)
             model = rewrite(case.analysis.network.model, plan_edits(case.analysis, plan))
-        with self.clock.stage("measure"):
-            stopwatch = Stopwatch(case.runtime, case.source.reference, case.feeds)
-            measured = stopwatch.compare(model, _SECONDS)
+        with self.clock.stage("measure"), self._engine() as engine:
+            measured = self._stopwatch(case, engine).compare(model)
         if measured.ratio > 1 and not self.options.force:
             raise BudgetError(
                 f"--ratio {self.options.ratio}: the cut model is slower, {measured.pruned_ms:.3g} ms against "
@@ -166,27 +171,64 @@ class _Prune:
 
     def _budgeted(self, case: _Case, budget: LatencyBudget) -> Outcome:
         """Fill the latency table, then search the plan that meets the budget."""
-        with self.clock.stage("measure"):
-            stopwatch = Stopwatch(case.runtime, case.source.reference, case.feeds)
-            whole = rewrite(case.analysis.network.model, plan_edits(case.analysis, dense_plan(case.analysis)))
-            dense = stopwatch.compare(whole, _SECONDS)
-        self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {case.runtime.fingerprint}")
-        if dense.clock == "cpu":
-            self._warn("the machine is busy: latencies are CPU time, which is what an idle machine would take")
-        if budget.spent(min(dense.dense_ms, dense.pruned_ms), dense.dense_ms) <= 1:
-            return self._uncut(case, budget, whole, dense)
-        meter = Meter(case.runtime, LatencyTable(self.options.lut or default_path(), case.runtime.fingerprint))
-        with self.clock.stage("profile"):
-            program = self._program(case, meter)
-        loop = Loop(program, meter, stopwatch, budget, self.options.solver, self.listener)
-        with self.clock.stage("search"):
-            trial = loop.run(dense)
-        meter.table.close()
+        with self._engine() as engine:
+            stopwatch = self._stopwatch(case, engine)
+            with self.clock.stage("measure"):
+                whole = rewrite(case.analysis.network.model, plan_edits(case.analysis, dense_plan(case.analysis)))
+                dense = stopwatch.compare(whole)
+            self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {engine.fingerprint}")
+            if dense.clock == "cpu":
+                self._warn("the machine is busy: latencies are CPU time, which is what an idle machine would take")
+            if budget.spent(min(dense.dense_ms, dense.pruned_ms), dense.dense_ms) <= 1:
+                return self._uncut(case, budget, whole, dense)
+            del whole
+            return self._searched(case, budget, stopwatch, dense, engine)
+
+    def _searched(
+        self, case: _Case, budget: LatencyBudget, stopwatch: Stopwatch, dense: Comparison, engine: Engine
+    ) -> Outcome:
+        options = self.options
+        with closing(LatencyTable(options.lut or default_path(), engine.fingerprint)) as lut:
+            meter = Meter(engine, lut, self.precision)
+            with self.clock.stage("profile"):
+                tables = tabulate(case.analysis, meter, case.feeds, self.floor, options.fill, self._filled)
+                self._warn_of_measuring(meter)
+            program = Program(case.analysis, case.scores, tables.tables, tables.levels, tables.sums)
+            correction = tables.correction()
+            loop = Loop(program, tables.fill, correction, stopwatch, budget, options.solver, self.listener)
+            with self.clock.stage("search"):
+                trial = loop.run(dense)
         if loop.reason:
             self._warn(f"the result uses {100 * trial.spent:.1f}% of the budget: {loop.reason}")
+        if trial.measured.precision > stopwatch.precision:
+            self._warn(
+                f"the machine is noisy: the result's latency is known to ±{100 * trial.measured.precision:.1f}% only"
+            )
         model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
-        search = Search(trial.answer, trial.predicted_ms, len(loop.trials), loop.solve_seconds, meter)
-        return Outcome(trial.plan, model, trial.measured, loop.reason, search)
+        return Outcome(trial.plan, model, trial.measured, loop.reason, Search.of(loop, trial, meter))
+
+    @contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        engine = LocalEngine(self.spec)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def _stopwatch(self, case: _Case, engine: Engine) -> Stopwatch:
+        return Stopwatch(engine, case.source.reference, case.feeds, self.precision)
+
+    def _filled(self, done: int, steps: int) -> None:
+        self.listener.step(done, steps, "table entries")
+
+    def _warn_of_measuring(self, meter: Meter) -> None:
+        for text, reason in meter.failed.items():
+            self._warn(f"a region cannot be timed alone and counts nothing: {text.splitlines()[0][:60]}: {reason}")
+        if meter.rough > _ROUGH * max(meter.measured, 1):
+            self._warn(
+                f"the machine is noisy: {meter.rough} of {meter.measured} latencies are not known to "
+                f"±{100 * self.precision:g}%; use a quieter machine, or ask for a lower --precision"
+            )
 
     def _uncut(self, case: _Case, budget: LatencyBudget, whole: onnx.ModelProto, dense: Comparison) -> Outcome:
         """The model as given if it meets the budget; else the rewritten one, which a runtime may fuse better."""
@@ -196,23 +238,6 @@ class _Prune:
             return Outcome(plan, whole, dense, reason)
         same = replace(dense, pruned_ms=dense.dense_ms, pruned_wall_ms=dense.dense_wall_ms)
         return Outcome(plan, load(case.given)[1], same, reason)
-
-    def _program(self, case: _Case, meter: Meter) -> Program:
-        grid = find_grid(meter)
-        regions = find_regions(case.analysis)
-        levels = group_levels(case.analysis, grid, self.floor)
-        sums = sum_levels(regions, levels, grid)
-        tables = make_tables(case.analysis, regions, levels, sums)
-        self._fill(tables, meter)
-        return Program(case.analysis, case.scores, tables, levels, sums)
-
-    def _fill(self, tables: list[RegionTable], meter: Meter) -> None:
-        requests = {table.text(index): table.build(index) for table in tables for index in table.coarse()}
-        meter.fill(requests, lambda done: self.listener.step(done, len(requests), "table entries"))
-        for table in tables:
-            table.read(meter, table.coarse())
-        for text, reason in meter.failed.items():
-            self._warn(f"a region cannot be timed alone and counts nothing: {text.splitlines()[0][:60]}: {reason}")
 
     def _prove(self, case: _Case, outcome: Outcome) -> Proof:
         given = [next(case.inputs.batches())] if case.inputs else []

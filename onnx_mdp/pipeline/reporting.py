@@ -15,6 +15,7 @@ from onnx_mdp.graph.load import Source
 from onnx_mdp.graph.weights import model_bytes
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.latency.measure import Meter
+from onnx_mdp.pipeline.loop import Loop, Trial
 from onnx_mdp.pipeline.stopwatch import Comparison
 from onnx_mdp.report.facts import LatencyFacts, Report, SolveFacts, block_facts, group_facts, locked_facts
 from onnx_mdp.rewrite.plan import Plan
@@ -29,9 +30,15 @@ class Search:
 
     answer: Answer
     predicted_ms: float
+    deviation_ms: float
     rounds: int
     solve_seconds: float
     meter: Meter
+
+    @classmethod
+    def of(cls, loop: Loop, trial: Trial, meter: Meter) -> Search:
+        """What the report needs of a loop that ended with a trial."""
+        return cls(trial.answer, trial.predicted_ms, trial.deviation_ms, len(loop.trials), loop.solve_seconds, meter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +87,8 @@ def _latency(outcome: Outcome, budget: LatencyBudget | None) -> LatencyFacts:
         pruned_ms=measured.pruned_ms,
         ratio=measured.ratio,
         predicted_ms=outcome.search.predicted_ms if outcome.search else None,
+        deviation_ms=outcome.search.deviation_ms if outcome.search else None,
+        precision=measured.precision,
         budget_ms=budget.in_ms(measured.dense_ms) if budget else None,
         rounds=outcome.search.rounds if outcome.search else 0,
         clock=measured.clock,
@@ -99,7 +108,12 @@ def _lut(outcome: Outcome) -> Mapping[str, Any]:
     if not outcome.search:
         return {}
     meter = outcome.search.meter
-    return {"file": str(meter.table.path), "entries": len(meter.table), "measured": meter.measured}
+    return {
+        "file": str(meter.table.path),
+        "entries": len(meter.table),
+        "measured": meter.measured,
+        "reused": meter.reused,
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from onnx_mdp.engine.base import Engine
 from onnx_mdp.graph.external import Loadable, loadable
-from onnx_mdp.runtime.base import Feeds, Runtime, Session
-from onnx_mdp.runtime.timing import alternate
+from onnx_mdp.runtime.base import Feeds
 
-_BUSY = 1.05  # wall over CPU time beyond which a one-thread run was disturbed
+_BUSY = 1.05  # wall over the runtime's own clock beyond which a run was disturbed
+_SECONDS = (0.8, 5.0)
+_SHARPER = 4  # whole models are compared this much more precisely than table entries: they decide
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Comparison:
     """Median milliseconds of the dense and the pruned model by one clock.
 
     `clock` is wall time; at one thread it is CPU time when the machine was too busy for wall time to mean anything.
+    `precision` is the half-width of the 95 % interval around the ratio of the two, as a share of it.
     """
 
     dense_ms: float
@@ -25,6 +26,7 @@ class Comparison:
     dense_wall_ms: float
     pruned_wall_ms: float
     clock: str
+    precision: float
 
     @property
     def ratio(self) -> float:
@@ -33,22 +35,21 @@ class Comparison:
 
 
 class Stopwatch:
-    """Times models against one dense session on one set of inputs."""
+    """Times models against one dense model on one set of inputs."""
 
-    def __init__(self, runtime: Runtime, dense: str | bytes, feeds: Feeds) -> None:
-        self._runtime = runtime
+    def __init__(self, engine: Engine, dense: str | bytes, feeds: Feeds, precision: float) -> None:
+        self._engine = engine
+        self._dense = dense
         self._feeds = feeds
-        self._dense: Session = runtime.open(dense)
-        self._dense.bind(feeds)
+        self.precision = precision / _SHARPER
 
-    def compare(self, pruned: Loadable, seconds: float) -> Comparison:
-        """Alternate the two models for about `seconds`."""
-        with loadable(pruned) as reference:
-            session = self._runtime.open(reference)
-        session.bind(self._feeds)
-        samples = np.array(alternate([self._dense, session], seconds))
-        (dense_wall, dense_cpu), (pruned_wall, pruned_cpu) = np.median(samples, axis=1).tolist()
-        busy = self._runtime.threads == 1 and dense_wall + pruned_wall > _BUSY * (dense_cpu + pruned_cpu)
-        if busy:
-            return Comparison(dense_cpu, pruned_cpu, dense_wall, pruned_wall, "cpu")
-        return Comparison(dense_wall, pruned_wall, dense_wall, pruned_wall, "wall")
+    def compare(self, pruned: Loadable) -> Comparison:
+        """Alternate the two models until their ratio is known well enough."""
+        with loadable(pruned) as model:
+            duel = self._engine.duel((self._dense, self._feeds), (model, self._feeds), _SECONDS, self.precision)
+        disturbed = sum(duel.wall) > _BUSY * sum(duel.busy)
+        if self._engine.facts.trusts_busy and disturbed:
+            dense, ratio, clock = duel.busy[0], duel.busy_ratio, "cpu"
+        else:
+            dense, ratio, clock = duel.wall[0], duel.wall_ratio, "wall"
+        return Comparison(dense, ratio * dense, *duel.wall, clock, duel.precision)

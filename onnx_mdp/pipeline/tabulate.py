@@ -59,7 +59,7 @@ class Tables:
 def tabulate(
     analysis: Analysis, meter: Meter, feeds: Feeds, floor: Floor, way: str = "auto", progress: Progress = silent
 ) -> Tables:
-    """Find the regions of a model and measure their tables; `progress` is told how many of `Fill.steps` are done."""
+    """Find the regions of a model and measure their tables."""
     filling = choose_way(way, profiles=meter.engine.profiles)
     grid = find_grid(meter)
     regions = find_regions(analysis)
@@ -67,7 +67,10 @@ def tabulate(
     sums = sum_levels(regions, levels, grid)
     tables = make_tables(analysis, regions, levels, sums)
     fill = filling(meter, tables, levels, analysis.blocks, whole_builder(analysis), feeds)
-    fill.fill(progress)
+    try:
+        fill.fill(progress)
+    finally:
+        fill.close()
     return Tables(analysis, tables, levels, sums, fill)
 
 

@@ -15,18 +15,21 @@ class LatencyFacts:
     """Milliseconds of the dense and the pruned model, measured in turn in one process.
 
     `clock` is `wall`, or `cpu` where a busy machine made wall time useless; `predicted_ms` is what the table promised
-    for the plan, `rounds` the number of plans measured. All of `predicted_ms`, `budget_ms` are None for a --ratio run.
+    for the plan, give or take one standard deviation `deviation_ms`; `precision` is the half-width of the 95 % interval
+    around the ratio; `rounds` the number of plans measured. `predicted_ms` and `budget_ms` are None for a --ratio run.
     """
 
     dense_ms: float
     pruned_ms: float
     ratio: float
     predicted_ms: float | None
+    deviation_ms: float | None
     budget_ms: float | None
     rounds: int
     clock: str
     dense_wall_ms: float
     pruned_wall_ms: float
+    precision: float
 
 
 @dataclass(frozen=True)

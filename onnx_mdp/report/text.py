@@ -59,7 +59,9 @@ def _budget(report: Report) -> str:
         return f"{report.budget} (a uniform cut, no budget)"
     used = latency.pruned_ms / latency.budget_ms
     rounds = f"{latency.rounds} round{'s' * (latency.rounds != 1)}"
-    predicted = f", predicted {_ms(latency.predicted_ms)}" if latency.predicted_ms else ""
+    predicted = ""
+    if latency.predicted_ms and latency.deviation_ms:
+        predicted = f", predicted {latency.predicted_ms:.3g} ± {_ms(latency.deviation_ms)}"
     return f"{report.budget} = {_ms(latency.budget_ms)}, used {_percent(used)} after {rounds}{predicted}"
 
 
