@@ -15,6 +15,7 @@ from cyclopts.config import Toml
 from rich.console import Console
 
 from onnx_mdp import __version__
+from onnx_mdp.cli import lut
 from onnx_mdp.cli.progress import RichListener
 from onnx_mdp.config import ApplyOptions, BenchOptions, ExplainOptions, InspectOptions, PruneOptions
 from onnx_mdp.errors import MdpError, OptionError
@@ -33,6 +34,7 @@ Options can be kept in a TOML file with one table per command: `onnx-mdp prune m
 """
 
 app = App(name="onnx-mdp", help=_HELP, help_format="markdown", version=__version__, suppress_keyboard_interrupt=False)
+app.command(lut.app)
 
 
 @app.command

@@ -10,7 +10,7 @@ import onnx
 from onnx_mdp.engine.base import Asked, Engine, Failure, Timing
 from onnx_mdp.graph.external import loadable
 from onnx_mdp.graph.weights import model_bytes
-from onnx_mdp.latency.lut import Entry, LatencyTable, now, region_key
+from onnx_mdp.latency.lut import CANARY, Entry, LatencyTable, now, region_key
 from onnx_mdp.runtime.base import Array
 
 Model = tuple[onnx.ModelProto, Mapping[str, Array]]
@@ -20,7 +20,6 @@ Progress = Callable[[int, int], None]
 PRECISION = 0.02
 _CHUNK_ENTRIES = 24
 _CHUNK_BYTES = 32 << 20
-_CANARY = "canary of the engine"
 
 
 def silent(done: int, total: int) -> None:
@@ -83,10 +82,10 @@ class Meter:
 
     def _reference(self) -> float:
         """The canary's time when the table was begun: all its entries are comparable to that."""
-        entry = self.table.get(region_key(_CANARY))
+        entry = self.table.get(region_key(CANARY))
         if entry is None:
             ms = self.engine.canary_ms()
-            entry = Entry(self.table.device, region_key(_CANARY), ms, ms, 0.0, 1, now(), _CANARY)
+            entry = Entry(self.table.device, region_key(CANARY), ms, ms, 0.0, 1, now(), CANARY)
             self.table.put([entry])
         return entry.ms
 
