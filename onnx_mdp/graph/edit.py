@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_mdp.graph.shapes import Array
-<<<<<<< HEAD
 from onnx_mdp.graph.unshare import is_copy, original_name
-=======
 from onnx_mdp.graph.weights import array, put, with_weights
->>>>>>> big-models
 
 G_LOGGER.severity = G_LOGGER.ERROR
 

@@ -13,18 +13,8 @@ from onnx import numpy_helper
 
 from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.shapes import Array, Shape, input_shapes
-<<<<<<< HEAD
 from onnx_mdp.graph.unshare import original_name
-
-FLOATS = {
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-}
-=======
 from onnx_mdp.graph.weights import FLOATS, array
->>>>>>> big-models
 
 
 @dataclass(frozen=True, eq=False)
