@@ -115,6 +115,29 @@ def test_large_and_small_are_pruned_alike(large: Path, tmp_path: Path, monkeypat
     assert content(tmp_path / "large.onnx") == content(small.model)
 
 
+def test_table_of_several_layers_is_cut_in_each_on_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of a table that lies in a file are read when the result is written: they may be merged again."""
+    nodes = []
+    for i, source in enumerate(("x", "y0")):
+        nodes.append(onnx.helper.make_node("MatMul", [source, f"up{i}"], [f"a{i}"]))
+        nodes.append(onnx.helper.make_node("Add", [f"a{i}", "table"], [f"b{i}"]))
+        nodes.append(onnx.helper.make_node("Relu", [f"b{i}"], [f"c{i}"]))
+        nodes.append(onnx.helper.make_node("MatMul", [f"c{i}", f"down{i}"], [f"y{i}"]))
+    shapes = {f"{name}{i}": shape for i in range(2) for name, shape in (("up", (32, 64)), ("down", (64, 32)))}
+    model = build_model(nodes, {"x": (1, 16, 32)}, ["y1"], {**shapes, "table": (16, 64)})
+    save_model(model, tmp_path / "m.onnx", external=True)
+    inputs = np.random.default_rng(1).standard_normal((8, 16, 32), np.float32)
+    options = PruneOptions(ratio="50%", force=True)
+    small = pipeline.prune(tmp_path / "m.onnx", options, inputs=inputs)
+    assert "table::use1" in small.plan["initializers"]
+    monkeypatch.setattr(weights, "LARGE", 1024)
+    monkeypatch.setattr(weights, "_BIG", 1024)
+    uses_files = load(tmp_path / "m.onnx")[1].graph.initializer
+    assert {t.name for t in uses_files if uses_external_data(t)} == {*shapes, "table"}
+    pipeline.prune(tmp_path / "m.onnx", options, inputs=inputs, output=tmp_path / "out.onnx")
+    assert content(tmp_path / "out.onnx") == content(small.model)
+
+
 def test_large_model_meets_a_budget(large: Path, tmp_path: Path, lut: Path) -> None:
     result = pipeline.prune(large, PruneOptions(latency="80%", output=tmp_path / "out.onnx", lut=lut))
     assert result.report.latency.ratio <= 0.8
