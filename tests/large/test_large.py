@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,47 @@ def test_kill_leaves_a_whole_pair(tmp_path: Path, rename: int, survivor: str) ->
     assert content(out) == content(tmp_path / survivor / "m.onnx")
     if survivor == "new":
         assert len(list(out.parent.iterdir())) == 2, "the old data is gone"
+
+
+# Ends while a file that is not yet named, or the folder of a temporary copy, is there.
+ENDED = """
+import os, sys, tempfile
+from pathlib import Path
+from onnx_mdp.graph import external, save, weights
+from onnx_mdp.graph.load import load
+
+number, moment, source, target = int(sys.argv[1]), *sys.argv[2:]
+
+def end(*_):
+    found = [*Path(target).parent.glob(".out*"), *Path(tempfile.gettempdir()).glob("onnx-mdp-*/*")]
+    print("in the middle" if found else "too early", flush=True)
+    os.kill(os.getpid(), number)
+
+model = load(source)[1]
+weights.LARGE = 1024
+if moment == "save":
+    os.fsync = end
+    save.save_model(model, Path(target), external=True)
+if moment == "copy":
+    external.write_data = lambda model, file: end()
+with external.loadable(model):
+    end()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["save", "copy", "load"])
+def test_end_leaves_no_temporary_files(tmp_path: Path, moment: str, number: int) -> None:
+    for name in ("in", "out", "temporary"):
+        (tmp_path / name).mkdir()
+    source = write_mlp(tmp_path / "in", 64, 64, 1)
+    command = [sys.executable, "-c", ENDED, str(int(number)), moment, str(source), str(tmp_path / "out" / "out.onnx")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    default = partial(signal.signal, number, signal.SIG_DFL)  # even where the tests run under nohup
+    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True, preexec_fn=default)
+    assert (done.stdout, done.returncode) == ("in the middle\n", -number)
+    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_data_of_another_model_is_not_overwritten(tmp_path: Path) -> None:
