@@ -57,6 +57,11 @@ class LocalEngine(Engine):
         result: list[Kernel] = self._twice("profile", model, runs)
         return result
 
+    @property
+    def pid(self) -> int:
+        """Process number of the worker, which is started if it does not run."""
+        return self._started().pid
+
     def close(self) -> None:
         """End the worker."""
         if self._worker is not None:
@@ -105,6 +110,11 @@ class _Worker:
         except MdpError:
             self.end()
             raise
+
+    @property
+    def pid(self) -> int:
+        """Process number."""
+        return self._process.pid
 
     def call(self, timeout: float, method: str, *arguments: object) -> Any:
         """The result of a station's method.

@@ -75,12 +75,18 @@ def rewrite(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
 def _set_aside(model: onnx.ModelProto, edits: Edits, alive: Mapping[str, gs.Tensor]) -> dict[str, onnx.TensorProto]:
     """The weights of two and more dimensions that change; the graph gets empty ones in their place.
 
-    Graphsurgeon holds several copies of a weight that it is given, and does not read weights that lie in files.
+    Graphsurgeon holds several copies of a weight that it is given, and does not read weights that lie in files. The
+    copies `normalize` made are small, and are compared when they are cut: the graph holds all of them.
     """
+    copied = _copied(alive)
     changed = {*edits.slices, *edits.scales} - set(edits.values)
-    heavy = {t.name: t for t in model.graph.initializer if len(t.dims) > 1 and t.name in changed and t.name in alive}
-    for name, tensor in heavy.items():
-        alive[name].values = np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    heavy: dict[str, onnx.TensorProto] = {}
+    for tensor in (tensor for tensor in model.graph.initializer if tensor.name in alive):
+        if original_name(tensor.name) in copied:
+            alive[tensor.name].values, alive[tensor.name].data_location = array(tensor), None
+        elif len(tensor.dims) > 1 and tensor.name in changed:
+            heavy[tensor.name] = tensor
+            alive[tensor.name].values = np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     return heavy
 
 
@@ -148,7 +154,7 @@ def _scale(graph: gs.Graph, tensor: gs.Tensor, scale: Array) -> None:
 
 def _merge_copies(tensors: Mapping[str, gs.Tensor]) -> None:
     """Undo the copies `normalize` made of shared initializers wherever the cut left them equal."""
-    copied = {original_name(name) for name in tensors if is_copy(name)}
+    copied = _copied(tensors)
     first: dict[tuple[str, tuple[int, ...], bytes], gs.Tensor] = {}
     for name, tensor in tensors.items():
         origin = original_name(name)
@@ -160,6 +166,11 @@ def _merge_copies(tensors: Mapping[str, gs.Tensor]) -> None:
         if kept is not tensor:
             for node in list(tensor.outputs):
                 node.inputs = [kept if value is tensor else value for value in node.inputs]
+
+
+def _copied(names: Iterable[str]) -> set[str]:
+    """The initializers that `normalize` made copies of, by their original names."""
+    return {original_name(name) for name in names if is_copy(name)}
 
 
 def _restored(exported: onnx.ModelProto, source: onnx.ModelProto, resized: set[int]) -> onnx.ModelProto:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO
 import onnx
 
 from onnx_mdp.errors import OutputError
+from onnx_mdp.graph.temporary import temporary_folder
 from onnx_mdp.graph.weights import is_large, raw, refer, stored_bytes, weight_bytes, with_weights
 
 Loadable = onnx.ModelProto | Callable[[], onnx.ModelProto]
@@ -66,8 +66,8 @@ def loadable(model: Loadable) -> Iterator[str | bytes]:
     if not is_large(proto):
         yield proto.SerializeToString()
         return
-    with tempfile.TemporaryDirectory(prefix="onnx-mdp-", ignore_cleanup_errors=True) as name:
-        path = Path(name) / "model.onnx"
+    with temporary_folder() as folder:
+        path = folder / "model.onnx"
         _write_copy(proto, path)
         del model, proto
         yield str(path)

@@ -9,7 +9,7 @@ implementation, so there is no second definition of them here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnx_mdp.graph import contrib
+from onnx_mdp.graph.bodies import Typed, output_types
 from onnx_mdp.graph.shapes import Array, Shape, dims
 from onnx_mdp.graph.weights import FLOATS, array
 
@@ -39,19 +40,23 @@ class Facts:
 
 def infer(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> Facts:
     """Everything that follows from the input shapes alone."""
-    return _Inference(model, inputs).run()
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    return _Inference(model, {name: (elem, inputs[name]) for name, elem in types.items()}, Facts()).run()
 
 
 class _Inference:
-    def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> None:
+    """A graph with the types of its inputs, and what is known outside of it if it is the subgraph of a node."""
+
+    def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Typed], outside: Facts) -> None:
         self.graph = model.graph
-        self.facts = Facts()
+        self.facts = Facts(dict(outside.shapes), dict(outside.types), dict(outside.values))
         self.opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
         self.imports = list(model.opset_import)
         self.declared = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+        self.symbols = _symbols(model.graph, inputs)
         self.evaluators: dict[bytes, ReferenceEvaluator] = {}
-        for value in model.graph.input:
-            self._learn(value.name, value.type.tensor_type.elem_type, inputs[value.name])
+        for name, (elem, shape) in inputs.items():
+            self._learn(name, elem, shape)
         self.stored = {t.name for t in model.graph.initializer if t.data_type in FLOATS and math.prod(t.dims) > _FEW}
         for tensor in model.graph.initializer:
             self._learn(tensor.name, tensor.data_type, tuple(tensor.dims))
@@ -84,12 +89,12 @@ class _Inference:
 
     def _infer(self, node: onnx.NodeProto) -> None:
         """Types of the outputs by the operator's schema; what the file declares where there is none."""
-        found = self._by_schema(node)
+        found = self._by_bodies(node) or self._by_schema(node)
         for name in filter(None, node.output):
             value = onnx.ValueInfoProto(name=name, type=found[name]) if name in found else self.declared.get(name)
             if value is None:
                 continue
-            sizes = dims(value)
+            sizes = dims(value, self.symbols)
             known = sizes is not None and None not in sizes
             trusted = name in found or self._is_static(node)
             shape = tuple(d for d in sizes or () if d is not None) if known and trusted else None
@@ -98,6 +103,21 @@ class _Inference:
     def _is_static(self, node: onnx.NodeProto) -> bool:
         """Whether a declared shape can be relied on: the node's own inputs have one."""
         return all(name in self.facts.shapes for name in node.input if name)
+
+    def _by_bodies(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        """Types of what an If, Loop or Scan computes."""
+        if node.domain not in _DEFAULT_DOMAIN:
+            return {}
+        given = [(self.facts.types.get(name, 0), self.facts.shapes.get(name)) for name in node.input]
+        found = zip(node.output, output_types(node, given, self._inside), strict=False)
+        return {name: onnx.helper.make_tensor_type_proto(*typed) for name, typed in found if name and typed[0]}
+
+    def _inside(self, body: onnx.GraphProto, given: Sequence[Typed]) -> list[Typed]:
+        """What a subgraph computes, which may read all that is known here."""
+        model = onnx.ModelProto(graph=body, opset_import=self.imports)
+        inputs = {value.name: typed for value, typed in zip(body.input, given, strict=True)}
+        facts = _Inference(model, inputs, self.facts).run()
+        return [(facts.types.get(value.name, 0), facts.shapes.get(value.name)) for value in body.output]
 
     def _by_schema(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         if node.domain == contrib.DOMAIN:
@@ -167,3 +187,12 @@ class _Inference:
         if key not in self.evaluators:
             self.evaluators[key] = ReferenceEvaluator(plain, opsets={"": self.opsets.get("", 1)})
         return self.evaluators[key]
+
+
+def _symbols(graph: onnx.GraphProto, inputs: Mapping[str, Typed]) -> dict[str, int]:
+    """The sizes of the inputs' symbolic dimensions, by their names."""
+    shapes = ((value.type.tensor_type.shape.dim, inputs[value.name][1]) for value in graph.input)
+    pairs = (
+        (dim.dim_param, size) for declared, shape in shapes for dim, size in zip(declared, shape or (), strict=False)
+    )
+    return {symbol: size for symbol, size in pairs if symbol}

@@ -26,6 +26,8 @@ from onnx_mdp.graph.shapes import Shape
 from onnx_mdp.graph.unpack import unpack
 from onnx_mdp.graph.unshare import unshare
 
+_IR_OF_CONSTANTS = 4  # the first version of the format in which an initializer need not be an input
+
 
 def normalize(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
     """Bring the model into normal form, in place; the function it computes does not change.
@@ -35,7 +37,7 @@ def normalize(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
     if model.functions:
         model.CopyFrom(inline_local_functions(model))
     _constants_to_initializers(model.graph)
-    _drop_weight_inputs(model.graph)
+    _drop_weight_inputs(model)
     drop_aliases(model.graph)
     fold(model, asked)
     _constants_to_initializers(model.graph)  # of branches that were inlined
@@ -76,7 +78,8 @@ def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
             return None
 
 
-def _drop_weight_inputs(graph: onnx.GraphProto) -> None:
-    weights = {tensor.name for tensor in graph.initializer}
-    for value in [value for value in graph.input if value.name in weights]:
-        graph.input.remove(value)
+def _drop_weight_inputs(model: onnx.ModelProto) -> None:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in weights]:
+        model.graph.input.remove(value)
+    model.ir_version = max(model.ir_version, _IR_OF_CONSTANTS)

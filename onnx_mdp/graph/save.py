@@ -10,6 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -19,6 +20,7 @@ from onnx.external_data_helper import uses_external_data
 
 from onnx_mdp.errors import OutputError
 from onnx_mdp.graph.external import with_data_at, write_data
+from onnx_mdp.graph.temporary import removed_at_end
 from onnx_mdp.graph.weights import PROTOBUF_LIMIT, model_bytes
 
 _T = TypeVar("_T")
@@ -60,9 +62,10 @@ def _write(path: Path, fill: Callable[[IO[bytes]], _T], name: Callable[[Path], P
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
-            result = fill(file)
-            file.flush()
-            os.fsync(file.fileno())
+            with removed_at_end(partial(temporary.unlink, missing_ok=True)):
+                result = fill(file)
+                file.flush()
+                os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         target = name(temporary)
         os.replace(temporary, target)

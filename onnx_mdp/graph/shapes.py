@@ -55,11 +55,14 @@ def declared_inputs(graph: onnx.GraphProto) -> dict[str, tuple[np.dtype[Any], li
     }
 
 
-def dims(value: onnx.ValueInfoProto) -> list[int | None] | None:
-    """The declared dimensions, None where symbolic; None for a tensor of unknown rank."""
+def dims(value: onnx.ValueInfoProto, symbols: Mapping[str, int] | None = None) -> list[int | None] | None:
+    """The declared dimensions, None where symbolic and not among `symbols`; None for a tensor of unknown rank."""
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
         return None
-    return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
+    return [
+        dim.dim_value if dim.HasField("dim_value") else (symbols or {}).get(dim.dim_param)
+        for dim in value.type.tensor_type.shape.dim
+    ]
 
 
 def _concrete(value: onnx.ValueInfoProto, asked: Shape | None) -> Shape:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ import onnxruntime as ort
 
 from onnx_mdp.errors import RuntimeBackendError
 from onnx_mdp.graph.kernels import Named, name_nodes
+from onnx_mdp.graph.temporary import temporary_folder
 from onnx_mdp.runtime.base import Array, Feeds, Kernel, Runtime, Session
 
 ort.set_default_logger_severity(3)
@@ -43,11 +43,11 @@ class OnnxRuntime(Runtime):
         The profiler's events have no usable names: several kernels share one, others have none. So the optimized
         graph is written to a file, its nodes are named, and that graph is what runs under the profiler.
         """
-        with tempfile.TemporaryDirectory(prefix="onnx-mdp-") as folder:
-            named, nodes = name_nodes(self._optimized(model, Path(folder)))
+        with temporary_folder() as folder:
+            named, nodes = name_nodes(self._optimized(model, folder))
             options = self._options(optimize=False)
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
+            options.profile_file_prefix = str(folder / "profile")
             session = self._load(named, options)
             running = _OrtSession(session)
             for _ in range(runs + 1):

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,29 @@ def test_large_and_small_are_pruned_alike(large: Path, tmp_path: Path, monkeypat
     monkeypatch.undo()
     small = pipeline.prune(tmp_path / "in" / "m.onnx", PruneOptions(ratio="60%", force=True), inputs=inputs)
     assert content(tmp_path / "large.onnx") == content(small.model)
+
+
+def test_table_of_several_layers_is_cut_in_each_on_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of a table that lies in a file are read when the result is written: they may be merged again."""
+    nodes = []
+    for i, source in enumerate(("x", "y0")):
+        nodes.append(onnx.helper.make_node("MatMul", [source, f"up{i}"], [f"a{i}"]))
+        nodes.append(onnx.helper.make_node("Add", [f"a{i}", "table"], [f"b{i}"]))
+        nodes.append(onnx.helper.make_node("Relu", [f"b{i}"], [f"c{i}"]))
+        nodes.append(onnx.helper.make_node("MatMul", [f"c{i}", f"down{i}"], [f"y{i}"]))
+    shapes = {f"{name}{i}": shape for i in range(2) for name, shape in (("up", (32, 64)), ("down", (64, 32)))}
+    model = build_model(nodes, {"x": (1, 16, 32)}, ["y1"], {**shapes, "table": (16, 64)})
+    save_model(model, tmp_path / "m.onnx", external=True)
+    inputs = np.random.default_rng(1).standard_normal((8, 16, 32), np.float32)
+    options = PruneOptions(ratio="50%", force=True)
+    small = pipeline.prune(tmp_path / "m.onnx", options, inputs=inputs)
+    assert "table::use1" in small.plan["initializers"]
+    monkeypatch.setattr(weights, "LARGE", 1024)
+    monkeypatch.setattr(weights, "_BIG", 1024)
+    uses_files = load(tmp_path / "m.onnx")[1].graph.initializer
+    assert {t.name for t in uses_files if uses_external_data(t)} == {*shapes, "table"}
+    pipeline.prune(tmp_path / "m.onnx", options, inputs=inputs, output=tmp_path / "out.onnx")
+    assert content(tmp_path / "out.onnx") == content(small.model)
 
 
 def test_large_model_meets_a_budget(large: Path, tmp_path: Path, lut: Path) -> None:
@@ -228,6 +252,47 @@ def test_kill_leaves_a_whole_pair(tmp_path: Path, rename: int, survivor: str) ->
     assert content(out) == content(tmp_path / survivor / "m.onnx")
     if survivor == "new":
         assert len(list(out.parent.iterdir())) == 2, "the old data is gone"
+
+
+# Ends while a file that is not yet named, or the folder of a temporary copy, is there.
+ENDED = """
+import os, sys, tempfile
+from pathlib import Path
+from onnx_mdp.graph import external, save, weights
+from onnx_mdp.graph.load import load
+
+number, moment, source, target = int(sys.argv[1]), *sys.argv[2:]
+
+def end(*_):
+    found = [*Path(target).parent.glob(".out*"), *Path(tempfile.gettempdir()).glob("onnx-mdp-*/*")]
+    print("in the middle" if found else "too early", flush=True)
+    os.kill(os.getpid(), number)
+
+model = load(source)[1]
+weights.LARGE = 1024
+if moment == "save":
+    os.fsync = end
+    save.save_model(model, Path(target), external=True)
+if moment == "copy":
+    external.write_data = lambda model, file: end()
+with external.loadable(model):
+    end()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["save", "copy", "load"])
+def test_end_leaves_no_temporary_files(tmp_path: Path, moment: str, number: int) -> None:
+    for name in ("in", "out", "temporary"):
+        (tmp_path / name).mkdir()
+    source = write_mlp(tmp_path / "in", 64, 64, 1)
+    command = [sys.executable, "-c", ENDED, str(int(number)), moment, str(source), str(tmp_path / "out" / "out.onnx")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    default = partial(signal.signal, number, signal.SIG_DFL)  # even where the tests run under nohup
+    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True, preexec_fn=default)
+    assert (done.stdout, done.returncode) == ("in the middle\n", -number)
+    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_data_of_another_model_is_not_overwritten(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_slower_result_of_a_ratio_is_refused(cnn: Path, monkeypatch: pytest.Monk
     """A uniform cut of next to nothing leaves the fast widths; if it measures slower it is not written."""
     from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 
-    monkeypatch.setattr(Stopwatch, "compare", lambda *_: Comparison(1.0, 1.2, 1.0, 1.2, "wall"))
+    monkeypatch.setattr(Stopwatch, "compare", lambda *_: Comparison(1.0, 1.2, 1.0, 1.2, "wall", 0.01))
     with pytest.raises(BudgetError, match="the cut model is slower.*--multiple 16"):
         onnx_mdp.prune(cnn, ratio="95%")
     assert onnx_mdp.prune(cnn, ratio="95%", force=True).report.latency.ratio == pytest.approx(1.2)
