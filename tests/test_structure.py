@@ -47,6 +47,7 @@ HOMES = {
     "highspy": "solve/solvers/highs.py",
     "gurobipy": "solve/solvers/gurobi.py",
     "sqlite3": "latency/lut.py",
+    "distributed": "engine/dask.py",
 }
 
 
@@ -157,12 +158,12 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_package_is_light() -> None:
-    heavy = {"onnxruntime", "highspy", "gurobipy", "onnx", "onnx_graphsurgeon", "torch", "scipy", "rich"}
+    heavy = {"onnxruntime", "highspy", "distributed", "gurobipy", "onnx", "onnx_graphsurgeon", "torch", "scipy", "rich"}
     assert not loaded_by("import onnx_mdp") & heavy
 
 
 def test_solvers_and_runtimes_are_loaded_only_when_used() -> None:
-    late = {"onnxruntime", "highspy", "gurobipy", "torch"}
+    late = {"onnxruntime", "highspy", "gurobipy", "torch", "distributed"}
     assert not loaded_by("import onnx_mdp.pipeline") & late
     assert not loaded_by("from onnx_mdp.cli.main import app") & late
     code = (

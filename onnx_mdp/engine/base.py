@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_mdp.runtime.base import Feeds, Fingerprint, Kernel, RuntimeSpec
@@ -96,6 +96,16 @@ class Engine(ABC):
         return self.facts.fingerprint
 
     @property
+    def width(self) -> int:
+        """How many measurements can run at once, on as many machines."""
+        return 1
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of the machines."""
+        return ()
+
+    @property
     def profiles(self) -> bool:
         """Whether `profile` can be asked."""
         return self.facts.profiles
@@ -103,6 +113,15 @@ class Engine(ABC):
     @abstractmethod
     def time(self, models: Sequence[Model], asked: Asked) -> list[Timing | Failure]:
         """Time models in turn with a canary; one that crashes, hangs or does not fit in memory is a failure."""
+
+    def time_all(self, chunks: Iterable[Mapping[str, Model]], asked: Asked) -> Iterator[dict[str, Timing | Failure]]:
+        """Time chunks of models, each chunk as `time` does; yields timings by name as soon as they are known.
+
+        Chunks are taken as they are needed. One that is taken may be dropped by the caller's iterator when it is asked
+        for the next: engines that hold several keep what they need of them.
+        """
+        for chunk in chunks:
+            yield dict(zip(chunk, self.time(list(chunk.values()), asked), strict=True))
 
     @abstractmethod
     def canary_ms(self) -> float:

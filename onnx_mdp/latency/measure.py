@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
 import onnx
 
 from onnx_mdp.engine.base import Asked, Engine, Failure, Timing
+from onnx_mdp.engine.base import Model as Loaded
 from onnx_mdp.graph.external import loadable
 from onnx_mdp.graph.weights import model_bytes
 from onnx_mdp.latency.lut import CANARY, Entry, LatencyTable, now, region_key
@@ -30,7 +32,7 @@ class Meter:
     """Times models on an engine, through a latency table: what is in the table is never timed again.
 
     Attributes:
-        measured: entries measured by this meter; `reused` counts those asked for that the table had.
+        measured: entries measured by this meter.
         failed: canonical text -> why it could not be measured.
         rough: entries measured by this meter that did not reach the precision asked for.
     """
@@ -40,9 +42,15 @@ class Meter:
         self.table = table
         self.asked = Asked(precision=precision, canary_ms=self._reference())
         self.measured = 0
-        self.reused = 0
         self.rough = 0
         self.failed: dict[str, str] = {}
+        self._mine: set[str] = set()
+        self._found: set[str] = set()
+
+    @property
+    def reused(self) -> int:
+        """Entries asked for that the table had before this meter."""
+        return len(self._found)
 
     def latency(self, text: str) -> float | None:
         """Milliseconds of a region by its canonical text; None if it is not measured or cannot be."""
@@ -61,12 +69,12 @@ class Meter:
         """
         missing = {text: build for text, build in requests.items() if self._is_missing(text)}
         done = len(requests) - len(missing)
-        self.reused += done
+        self._found |= requests.keys() - missing.keys() - self._mine
         progress(done, len(requests))
-        for chunk in _chunks(missing):
-            self._measure(chunk)
-            done += len(chunk)
-            chunk.clear()  # of its sessions, before the next are built
+        most = min(_CHUNK_ENTRIES, math.ceil(len(missing) / self.engine.width))
+        for timings in self.engine.time_all(_loadable_chunks(missing, most), self.asked):
+            self.store(timings)
+            done += len(timings)
             progress(done, len(requests))
 
     def store(self, timings: Mapping[str, Timing | Failure]) -> None:
@@ -74,6 +82,7 @@ class Meter:
         stamp = now()
         self.table.put(self._entry(text, timing, stamp) for text, timing in timings.items())
         self.measured += len(timings)
+        self._mine |= timings.keys()
         for text, timing in timings.items():
             if isinstance(timing, Failure):
                 self.failed[text] = timing.reason
@@ -95,11 +104,6 @@ class Meter:
             self.failed[text] = entry.failed
         return entry is None
 
-    def _measure(self, chunk: Mapping[str, Model]) -> None:
-        with ExitStack() as opened:
-            models = [(opened.enter_context(loadable(model)), feeds) for model, feeds in chunk.values()]
-            self.store(dict(zip(chunk, self.engine.time(models, self.asked), strict=True)))
-
     def _entry(self, text: str, timing: Timing | Failure, stamp: str) -> Entry:
         if isinstance(timing, Failure):
             return Entry(self.table.device, region_key(text), 0.0, 0.0, 0.0, 0, stamp, text, timing.reason)
@@ -115,13 +119,21 @@ class Meter:
         )
 
 
-def _chunks(requests: Mapping[str, Build]) -> Iterator[dict[str, Model]]:
+def _loadable_chunks(requests: Mapping[str, Build], most: int) -> Iterator[dict[str, Loaded]]:
+    """Chunks as an engine takes them; what a chunk holds is dropped before the next is built."""
+    for chunk in _chunks(requests, most):
+        with ExitStack() as opened:
+            yield {text: (opened.enter_context(loadable(model)), feeds) for text, (model, feeds) in chunk.items()}
+        chunk.clear()
+
+
+def _chunks(requests: Mapping[str, Build], most: int) -> Iterator[dict[str, Model]]:
     chunk: dict[str, Model] = {}
     weight = 0
     for text, build in requests.items():
         model, feeds = build()
         size = model_bytes(model) + sum(array.nbytes for array in feeds.values())
-        if chunk and (weight + size > _CHUNK_BYTES or len(chunk) >= _CHUNK_ENTRIES):
+        if chunk and (weight + size > _CHUNK_BYTES or len(chunk) >= most):
             yield chunk
             chunk, weight = {}, 0
         chunk[text] = model, feeds
