@@ -14,6 +14,7 @@
     ├── PlanError                a plan does not fit the model
     ├── ProofError               the cut model differs from the masked original
     ├── RuntimeBackendError      a runtime cannot load or run a model
+    ├── ProblemError             a program is malformed
     ├── SolverError              a solver failed
     │   ├── SolverMissingError   it is not installed
     │   └── SolverLicenseError   its licence does not admit the problem
@@ -80,6 +81,10 @@ class ProofError(MdpError):
 
 class RuntimeBackendError(MdpError):
     """A runtime cannot load or run a model."""
+
+
+class ProblemError(MdpError):
+    """A program is malformed, or its file is."""
 
 
 class SolverError(MdpError):

@@ -179,7 +179,7 @@ def test_gurobi_licence_limit_is_a_clear_error_and_auto_avoids_it() -> None:
 
 
 def test_unknown_solver() -> None:
-    with pytest.raises(OptionError, match="choose from highs, gurobi, auto"):
+    with pytest.raises(OptionError, match="choose from decomposition, highs, gurobi, scip, auto"):
         solve(knapsack(5.0), "glpk")
 
 
