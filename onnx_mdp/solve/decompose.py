@@ -59,6 +59,11 @@ class Decomposition:
         self._passes: dict[float, Pass] = {}
         self._known: list[float] = [0.0, math.inf]
 
+    @property
+    def evaluated(self) -> int:
+        """How many relaxations of the whole program were solved so far."""
+        return len(self._passes)
+
     def solve(self, limit: float, limits: Limits, deadline: float) -> Solved:
         """The plan of least cost that spends at most `limit`, or the best one found by `deadline`.
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_mdp.solve.buckets import Bucket, Child, Part, Plan
-from onnx_mdp.solve.factors import Floats, Function, Ints
+from onnx_mdp.solve.factors import Floats, Function
 
 
 @dataclass(eq=False)
@@ -41,8 +41,10 @@ def go_up(plan: Plan, on_cost: float, on_spent: float) -> Pass:
     up: list[Floats] = []
     for bucket in plan.buckets:
         up.append(np.asarray(table(bucket, up, on_cost, on_spent).min(axis=0)))
-    states, cost, spent = _trace(plan, up, on_cost, on_spent)
-    return Pass(on_cost, on_spent, up, float(up[-1]), states, cost, spent)
+    least = float(up[-1])
+    none: tuple[dict[int, int], float, float] = ({}, np.inf, np.inf)  # where no plan meets the links
+    states, cost, spent = _trace(plan, up, on_cost, on_spent) if np.isfinite(least) else none
+    return Pass(on_cost, on_spent, up, least, states, cost, spent)
 
 
 def go_down(plan: Plan, done: Pass, threshold: float) -> list[NDArray[np.bool_]]:
@@ -162,19 +164,18 @@ def _entry(values: Floats | None, where: tuple[slice, ...], states: tuple[int, .
     return float(values[tuple(0 if size == 1 else state for size, state in zip(values.shape, states, strict=True))])
 
 
-def complete(plan: Plan, states: dict[int, int]) -> Ints:
+def complete(plan: Plan, states: Mapping[int, int]) -> dict[int, int]:
     """The state of every variable: those that were replaced follow from their parts, the rest do not matter."""
-    model = plan.model
-    full = np.zeros(len(model.sizes), np.int64)
-    for variable, state in states.items():
-        if variable < len(full):
-            full[variable] = state
+    full = dict.fromkeys(range(len(plan.model.sizes)), 0) | dict(states)
     for number in sorted(plan.replaced, reverse=True):
         for target in reversed(plan.replaced[number]):
-            full[target] = _result(model.functions[target], full)
+            full[target] = _result(plan.model.functions[target], full)
     return full
 
 
-def _result(function: Function, states: Mapping[int, int] | Ints) -> int:
-    """The state of a variable that was replaced; its parts were still there then, so they are known before it."""
-    return int(function.index[tuple(states[part] for part in function.parts)])
+def _result(function: Function, states: Mapping[int, int]) -> int:
+    """The state of a variable that was replaced; its parts were still there then, so they are known before it.
+
+    A part without a state is one that no table is over.
+    """
+    return int(function.index[tuple(states.get(part, 0) for part in function.parts)])

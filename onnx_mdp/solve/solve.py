@@ -156,7 +156,7 @@ def _by_milp(problem: Problem, solver: str, limits: Limits) -> Answer:
     chosen = _choose(solver, mip)
     # Solvers compare reduced costs and bounds to absolute tolerances: the largest cost sets the unit. A power of two
     # loses no digits.
-    unit = 2.0 ** -round(math.log2(max(abs(mip.cost).max(initial=0.0), 1e-300)))
+    unit = 2.0 ** -round(math.log2(abs(mip.cost).max(initial=0.0) or 1.0))
     result = chosen.solve(replace(mip, cost=mip.cost * unit, offset=mip.offset * unit), limits)
     seconds = time.perf_counter() - started
     bound = result.bound / unit
