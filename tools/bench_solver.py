@@ -60,6 +60,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.85, 0.5, 0.3, 0.15], help="of the dense latency")
     parser.add_argument("--noise", type=float, default=0.01, help="lognormal noise of every table entry (0.01)")
     parser.add_argument("--confirm", type=float, default=0.0, help="seconds to give HiGHS's full linearization (0)")
+    parser.add_argument("--entries", type=int, default=40_000_000, help="table entries beyond which to skip (40000000)")
     parser.add_argument("--columns", type=int, default=400_000, help="columns beyond which HiGHS is not tried (400000)")
     parser.add_argument("--reference", action="store_true", help="solve with Pyomo MindtPy as well")
     parser.add_argument("--json", type=Path, help="where to write everything that was recorded")
@@ -78,7 +79,12 @@ def _program(text: str) -> tuple[str, int]:
 def _programs(options: argparse.Namespace) -> Iterator[tuple[str, Problem]]:
     for family, size in options.programs:
         for levels in options.levels:
-            yield f"{family} {size} L{levels}", make(family, size, levels, options.noise)
+            name, problem = f"{family} {size} L{levels}", make(family, size, levels, options.noise)
+            entries = sum(term.table.size for budget in problem.budgets for term in budget.terms)
+            if entries <= options.entries:
+                yield name, problem
+            else:
+                print(f"{name}: skipped, its tables have {entries:,} entries (--entries)", file=sys.stderr)
 
 
 def _solved(name: str, problem: Problem, share: float, options: argparse.Namespace) -> Record:

@@ -25,6 +25,8 @@ _ROWS = {
     "scip": ("onnx_mdp.solve.solvers.scip", "ScipSolver", "pyscipopt"),
 }
 _EXTRAS = {"scip": "'onnx-mdp[scip]'"}  # what to install where the package is not in the base install
+_FIRST = 1 / 3  # of the time limit, for the decomposition
+_LEAST_SECONDS = 1.0  # that are worth starting HiGHS for
 _SLACK = 1e-6  # relative tolerance of budgets: solvers meet rows to about 1e-9 of their scale
 
 
@@ -108,12 +110,27 @@ def _by_decomposition(problem: Problem, limits: Limits) -> Answer:
     if len(binding) <= 1:
         try:
             one = replace(problem, budgets=tuple(binding))
-            return _prepared(one, Decomposition(one), limits, started)
+            first = _prepared(one, Decomposition(one), replace(limits, seconds=_FIRST * limits.seconds), started)
+            return _helped(problem, first, limits, started)
         except TooDenseError as error:
             return _instead(problem, limits, started, f"solved by HiGHS: too dense for decomposition, {error}")
     return _by_one_budget(problem, binding, limits, started) or _instead(
         problem, limits, started, f"solved by HiGHS: {len(binding)} budgets bind together"
     )
+
+
+def _helped(problem: Problem, first: Answer, limits: Limits, started: float) -> Answer:
+    """An answer that the decomposition has not proven in its share of the time, with HiGHS's in what is left of it.
+
+    Programs in which damage and latency are nearly proportional leave too many labels; cuts are better at those.
+    """
+    if first.status is not Status.FEASIBLE or limits.seconds - (time.perf_counter() - started) < _LEAST_SECONDS:
+        return first
+    second = _instead(problem, limits, started, "HiGHS took over: decomposition did not prove its plan in time")
+    bound = max(first.bound, second.bound)
+    better = second if second.objective < first.objective else first
+    joint = replace(better, bound=min(bound, better.objective), seconds=second.seconds, notice=second.notice)
+    return replace(joint, status=Status.OPTIMAL if joint.gap <= limits.gap else Status.FEASIBLE)
 
 
 def _by_one_budget(problem: Problem, binding: Sequence[Budget], limits: Limits, started: float) -> Answer | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import run
+from tests.cli.test_cli import readme_problem, run
+from tests.conftest import ROOT
 from tests.solve.test_problem_file import program
 
 
@@ -27,6 +28,13 @@ def test_answer_is_printed_as_json(capsys: pytest.CaptureFixture[str], problem: 
     assert answer["levels"] == {"a": 2, "b": 1}
     assert answer["blocks"] == {"body": True, "part": True}
     assert answer["budgets"] == {"latency": 6.0}
+
+
+def test_readme_shows_a_real_program_and_its_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shown = (ROOT / "README.md").read_text().split("$ onnx-mdp solve problem.json\n")[1].split("```")[0]
+    (tmp_path / "problem.json").write_text(readme_problem())
+    answer = json.loads(run(capsys, "solve", tmp_path / "problem.json")[1])
+    assert {**answer, "seconds": 0} == {**json.loads(shown), "seconds": 0}
 
 
 @pytest.mark.parametrize("solver", ["highs", "auto", "decomposition"])

@@ -121,6 +121,20 @@ def test_no_time_still_gives_a_plan_and_a_bound() -> None:
     assert hasty.gap > 1e-6
 
 
+def test_what_labels_cannot_prove_is_left_to_highs() -> None:
+    """Damage and latency in proportion: every plan is as good as its latency is close to the budget."""
+    rng = np.random.default_rng(0)
+    tables = rng.integers(1, 1000, (60, 6)).astype(float)
+    choices = tuple(Choice(f"c{i}", tuple(range(6))) for i in range(60))
+    latency = tuple(Term((f"c{i}",), table) for i, table in enumerate(tables))
+    damage = tuple(Term((f"c{i}",), 1000 - table) for i, table in enumerate(tables))
+    middle = 0.43 * tables.max(axis=1).sum() + 0.57 * tables.min(axis=1).sum()
+    problem = Problem(choices, (), (), damage, (Budget("latency", latency, middle),))
+    answer = solve(problem, limits=Limits(seconds=6))
+    assert answer.notice == "HiGHS took over: decomposition did not prove its plan in time"
+    assert (answer.status, answer.objective) == (Status.OPTIMAL, 60_000 - np.floor(middle))
+
+
 def test_gap_that_is_asked_for_is_kept() -> None:
     problem = random_program(12, 12)
     exact, rough = solve(problem), solve(problem, limits=Limits(gap=0.05))
