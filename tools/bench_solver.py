@@ -98,7 +98,7 @@ def _print(records: Sequence[Record], frontiers: Iterable[Frontier], broken: Ite
     console: Any = Console(width=160)
     columns, rows = Record.columns_of(records), [record.row() for record in records]
     console.print(table("", columns, [row[: len(columns)] for row in rows], numbers=len(columns) - 2))
-    console.print(table("frontiers", FRONTIER_COLUMNS, [frontier.row() for frontier in frontiers], numbers=4))
+    console.print(table("frontiers", FRONTIER_COLUMNS, [frontier.row() for frontier in frontiers], numbers=5))
     for line in broken:
         console.print(line, highlight=False, markup=False)
 
