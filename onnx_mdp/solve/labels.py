@@ -24,7 +24,7 @@ from onnx_mdp.solve.remains import Inlet, Mask, Remains, Sweep
 
 _ROUNDING = 1e-12
 _KEY_ROUNDING = 1e-7
-_MOST_ROWS = 1 << 23
+_MOST_ROWS = 1 << 21  # that a join may make at once: about 200 MiB
 _LEAST_SHARE = 1e-6
 
 
@@ -76,6 +76,9 @@ class Labels:
         self.limit = limit
         self.on_cost = np.array([sweep.on_cost for sweep in sweeps])[:, None]
         self.on_spent = np.array([sweep.on_spent for sweep in sweeps])[:, None]
+        self.cut = self.window = float("inf")
+        self.most = 0
+        self.thresholds = np.zeros((len(sweeps), 1))
         # Per bucket, one row per sweep: the least that everything but the entry's own parts adds to it, and the part
         # of each child in that.
         self.outside: list[Floats] = []

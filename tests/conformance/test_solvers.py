@@ -11,12 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_mdp.errors import OptionError, ProblemError, SolverLicenseError
+from onnx_mdp.errors import OptionError, ProblemError, SolverLicenseError, SolverMissingError
 from onnx_mdp.solve.problem import Budget, Choice, Gate, Link, Problem, Status, Term, open_gates, value
 from onnx_mdp.solve.solve import Limits, is_available, solve, solver_names
 
 SOLVERS = [name for name in solver_names() if name == "auto" or is_available(name)]
-each_solver = pytest.mark.parametrize("solver", SOLVERS)
+_ABSENT = [name for name in solver_names() if name not in SOLVERS]
+each_solver = pytest.mark.parametrize(
+    "solver",
+    [*SOLVERS, *(pytest.param(name, marks=pytest.mark.skip(reason=f"{name} is not installed")) for name in _ABSENT)],
+)
 
 
 def enumerate_best(problem: Problem) -> float:
@@ -253,6 +257,12 @@ def test_gurobi_licence_limit_is_a_clear_error_and_auto_avoids_it() -> None:
     if auto.solver == "highs":  # a full licence would admit the size
         with pytest.raises(SolverLicenseError, match="stops at 2000.*--solver highs"):
             solve(large, "gurobi")
+
+
+@pytest.mark.parametrize("name", _ABSENT or [pytest.param("", marks=pytest.mark.skip(reason="all are installed"))])
+def test_absent_solver_names_the_remedy(name: str) -> None:
+    with pytest.raises(SolverMissingError, match=f"{name} is not installed: pip install .*, or --solver decomposition"):
+        solve(knapsack(5.0), name)
 
 
 def test_unknown_solver() -> None:
