@@ -34,7 +34,8 @@ class PruneOptions:
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default what the device is found to like, and 1 with --ratio.
         importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto`, the best of them.
-        solver: `highs`, `gurobi`, or `auto`: Gurobi where its licence admits the size, else HiGHS.
+        solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
+            licence admits the size, else HiGHS.
         runtime: Runtime that is measured and verified with.
         seed: Seed of everything random.
         fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, or `auto`.
@@ -56,7 +57,7 @@ class PruneOptions:
     min_keep: str = "1"
     multiple: int | None = None
     importance: str = "auto"
-    solver: str = "highs"
+    solver: str = "decomposition"
     runtime: str = "onnxruntime"
     seed: int = 0
     fill: str = "auto"
@@ -130,6 +131,26 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         _convert(self, lists=("shape",))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SolveOptions:
+    """How to solve a program.
+
+    Attributes:
+        solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
+            licence admits the size, else HiGHS.
+        time_limit: Seconds after which the best plan so far is the answer.
+        output: File to write the answer to, as JSON; without it the answer is printed.
+    """
+
+    solver: str = "decomposition"
+    time_limit: float = 60.0
+    output: Annotated[Path | None, Parameter(alias="-o")] = None
+
+    def __post_init__(self) -> None:
+        _convert(self, paths=("output",))
 
 
 @Parameter(name="*")

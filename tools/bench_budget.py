@@ -59,8 +59,8 @@ def run(name: str, percent: int, folder: Path) -> Row:
     path, inputs = source(name)
     output = folder / f"{name}-{percent}.onnx"
     started = time.perf_counter()
-    asked = {"latency": f"{percent}%", "lut": folder / "lut.sqlite", "output": output, "threads": 1}
-    report = onnx_mdp.prune(path, inputs=inputs, **asked).report
+    lut = folder / "lut.sqlite"
+    report = onnx_mdp.prune(path, inputs=inputs, latency=f"{percent}%", lut=lut, output=output, threads=1).report
     seconds = time.perf_counter() - started
     ratio, precision = again(path, output)
     share = percent / 100

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from onnx_mdp import __version__
 from onnx_mdp.cli.progress import RichListener
-from onnx_mdp.config import ApplyOptions, BenchOptions, ExplainOptions, InspectOptions, PruneOptions
+from onnx_mdp.config import ApplyOptions, BenchOptions, ExplainOptions, InspectOptions, PruneOptions, SolveOptions
 from onnx_mdp.errors import MdpError, OptionError
 from onnx_mdp.pipeline.listener import Listener
 
@@ -144,6 +144,38 @@ def apply(model: Path, plan: Path, /, *, options: ApplyOptions = ApplyOptions(),
     if not options.quiet:
         error = f"equals the masked original to {proof.max_relative_error:.1e}"
         _out().print(f"written: {options.output} ({error})", highlight=False, soft_wrap=True)
+
+
+@app.command
+def solve(problem: Path, /, *, options: SolveOptions = SolveOptions(), config: Path | None = None) -> None:
+    """Solve a program given as a file, to the proven optimum.
+
+    The file names choices with a number of levels each, blocks that may be removed, and terms: tables over the levels
+    of some choices. The objective and the budgets are sums of terms. A term counts its entry, and nothing if its block,
+    or one that this is inside of, is removed. Levels and terms are numbered from 0.
+
+        {"choices": {"a": 2}, "blocks": {"b": {"removable": true, "inside": null}},
+         "terms": [{"choices": ["a"], "table": [3, 0], "block": null},
+                   {"choices": ["a"], "table": [1, 2], "block": "b"}],
+         "objective": {"sense": "min", "terms": [0]}, "budgets": [{"name": "ms", "terms": [1], "limit": 1.5}]}
+
+    The answer is JSON: status, objective, proven bound, gap, levels, blocks (whether kept), budgets, solver, seconds.
+
+    Args:
+        problem: The JSON file.
+        config: TOML file with options, under [solve].
+    """
+    from onnx_mdp.pipeline.solve import solve_file
+
+    answer, notice = solve_file(problem, options)
+    if notice:
+        _err().print(notice, style="yellow", highlight=False, soft_wrap=True, markup=False)
+    if options.output is None:
+        print(json.dumps(answer, indent=1))
+        return
+    plan = "objective {objective:.9g}, gap {gap:.1e}" if answer["objective"] is not None else "no plan"
+    text = ("{status}: " + plan + ", {seconds:.2g} s in {solver}").format(**answer)
+    _out().print(f"{text}; written: {options.output}", highlight=False, soft_wrap=True, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
