@@ -34,12 +34,15 @@ class PruneOptions:
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default what the device is found to like, and 1 with --ratio.
         importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto`, the best of them.
-        solver: `highs`, `gurobi`, or `auto`: Gurobi where its licence admits the size, else HiGHS.
+        solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
+            licence admits the size, else HiGHS.
         runtime: Runtime that is measured and verified with.
         seed: Seed of everything random.
         fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, or `auto`.
         precision: How precisely latencies are measured: half-width of the 95 % interval, as a share.
         lut: Latency table file; by default one per user, shared by all models.
+        lut_device: Plan for another device from its rows in the table: its fingerprint, or a part that fits no other.
+        cluster: Measure on the like workers of a Dask cluster: the scheduler's address, such as `tcp://10.0.0.1:8786`.
         report: Write a JSON report here.
         plan: Write what was kept here, as JSON in the input model's names; `onnx-mdp apply` repeats it.
         force: Overwrite the input model, and write a --ratio result even if it is slower.
@@ -56,12 +59,14 @@ class PruneOptions:
     min_keep: str = "1"
     multiple: int | None = None
     importance: str = "auto"
-    solver: str = "highs"
+    solver: str = "decomposition"
     runtime: str = "onnxruntime"
     seed: int = 0
     fill: str = "auto"
     precision: str = "2%"
     lut: Path | None = None
+    lut_device: str | None = None
+    cluster: str | None = None
     report: Path | None = None
     plan: Path | None = None
     force: Annotated[bool, Parameter(negative="")] = False
@@ -69,6 +74,51 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         _convert(self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ProfileOptions:
+    """How to find where the time goes.
+
+    Attributes:
+        inputs: Inputs to run on, `.npz` or `.npy`; the first is taken. By default seeded noise.
+        threads: Threads the model will run on.
+        shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
+        lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
+        min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
+        multiple: Keep multiples of this many units; by default what the device is found to like.
+        runtime: Runtime that is measured.
+        seed: Seed of everything random.
+        fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, or `auto`.
+        precision: How precisely latencies are measured: half-width of the 95 % interval, as a share.
+        lut: Latency table file; by default one per user, shared by all models.
+        lut_device: Show another device from its rows in the table: its fingerprint, or a part that fits no other.
+        cluster: Measure on the like workers of a Dask cluster: the scheduler's address, such as `tcp://10.0.0.1:8786`.
+        top: Rows to show of each table; 0 for all.
+        json: Print JSON, with all regions, groups and blocks.
+        quiet: Show no progress.
+    """
+
+    inputs: Path | None = None
+    threads: int = 1
+    shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    min_keep: str = "1"
+    multiple: int | None = None
+    runtime: str = "onnxruntime"
+    seed: int = 0
+    fill: str = "auto"
+    precision: str = "2%"
+    lut: Path | None = None
+    lut_device: str | None = None
+    cluster: str | None = None
+    top: int = 12
+    json: Annotated[bool, Parameter(negative="")] = False
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
+
+    def __post_init__(self) -> None:
+        _convert(self, paths=("inputs", "lut"), lists=("shape", "lock"))
 
 
 @Parameter(name="*")
@@ -130,6 +180,26 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         _convert(self, lists=("shape",))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SolveOptions:
+    """How to solve a program.
+
+    Attributes:
+        solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
+            licence admits the size, else HiGHS.
+        time_limit: Seconds after which the best plan so far is the answer.
+        output: File to write the answer to, as JSON; without it the answer is printed.
+    """
+
+    solver: str = "decomposition"
+    time_limit: float = 60.0
+    output: Annotated[Path | None, Parameter(alias="-o")] = None
+
+    def __post_init__(self) -> None:
+        _convert(self, paths=("output",))
 
 
 @Parameter(name="*")

@@ -15,6 +15,7 @@
     ├── ProofError               the cut model differs from the masked original
     ├── RuntimeBackendError      a runtime cannot load or run a model
     │   └── WorkerError          the process that measures crashed, hung or ran out of memory
+    ├── ProblemError             a program is malformed
     ├── SolverError              a solver failed
     │   ├── SolverMissingError   it is not installed
     │   └── SolverLicenseError   its licence does not admit the problem
@@ -85,6 +86,10 @@ class RuntimeBackendError(MdpError):
 
 class WorkerError(RuntimeBackendError):
     """The process that measures crashed, hung or ran out of memory."""
+
+
+class ProblemError(MdpError):
+    """A program is malformed, or its file is."""
 
 
 class SolverError(MdpError):

@@ -46,6 +46,7 @@ HOMES = {
     "onnxruntime": "runtime/ort.py",
     "highspy": "solve/solvers/highs.py",
     "gurobipy": "solve/solvers/gurobi.py",
+    "pyscipopt": "solve/solvers/scip.py",
     "sqlite3": "latency/lut.py",
     "distributed": "engine/dask.py",
 }
@@ -158,15 +159,16 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_package_is_light() -> None:
-    heavy = {"onnxruntime", "highspy", "distributed", "gurobipy", "onnx", "onnx_graphsurgeon", "torch", "scipy", "rich"}
+    heavy = {"onnxruntime", "highspy", "gurobipy", "pyscipopt", "onnx", "onnx_graphsurgeon", "torch", "scipy", "rich"}
+    heavy.add("distributed")
     assert not loaded_by("import onnx_mdp") & heavy
 
 
 def test_solvers_and_runtimes_are_loaded_only_when_used() -> None:
-    late = {"onnxruntime", "highspy", "gurobipy", "torch", "distributed"}
+    late = {"onnxruntime", "highspy", "gurobipy", "pyscipopt", "torch", "distributed"}
     assert not loaded_by("import onnx_mdp.pipeline") & late
     assert not loaded_by("from onnx_mdp.cli.main import app") & late
     code = (
         "from onnx_mdp.solve.solve import is_available as a; from onnx_mdp.runtime.registry import is_available as b; "
     )
-    assert not loaded_by(code + "a('highs'); a('gurobi'); b('onnxruntime')") & late
+    assert not loaded_by(code + "a('highs'); a('gurobi'); a('scip'); b('onnxruntime')") & late

@@ -17,7 +17,15 @@ from rich.console import Console
 from onnx_mdp import __version__
 from onnx_mdp.cli import lut
 from onnx_mdp.cli.progress import RichListener
-from onnx_mdp.config import ApplyOptions, BenchOptions, ExplainOptions, InspectOptions, PruneOptions
+from onnx_mdp.config import (
+    ApplyOptions,
+    BenchOptions,
+    ExplainOptions,
+    InspectOptions,
+    ProfileOptions,
+    PruneOptions,
+    SolveOptions,
+)
 from onnx_mdp.errors import MdpError, OptionError
 from onnx_mdp.pipeline.listener import Listener
 
@@ -27,6 +35,7 @@ Typical use:
 
 * `onnx-mdp inspect model.onnx` shows what can be cut, and what cannot and why.
 * `onnx-mdp explain model.onnx layer.weight` shows why: what its axes are, and which nodes couple or lock them.
+* `onnx-mdp profile model.onnx` shows where the time goes.
 * `onnx-mdp prune model.onnx --latency 70% --inputs calibration.npz -o pruned.onnx` makes it fit.
 * `onnx-mdp bench model.onnx pruned.onnx` compares the two.
 
@@ -112,6 +121,31 @@ def explain(
 
 
 @app.command
+def profile(model: Path, /, *, options: ProfileOptions = ProfileOptions(), config: Path | None = None) -> None:
+    """Show where the time goes, and what narrower widths would save.
+
+    Fills the latency table that `prune` plans with, so that pruning the model afterwards starts at once.
+
+    * *regions*: what is timed together, and what halving all widths it depends on would save of its time;
+    * *groups*: what halving one group alone would save everywhere;
+    * *blocks*: what removing one would save.
+
+    Args:
+        model: The ONNX model.
+        config: TOML file with options, under [profile].
+    """
+    from onnx_mdp.pipeline.profile import profile as run
+    from onnx_mdp.report.profile import profiled
+
+    with _listener(quiet=options.quiet or options.json) as listener:
+        found = run(model, options, listener=listener)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        _out().print(profiled(found, options.top))
+
+
+@app.command
 def bench(model: Path, /, *others: Path, options: BenchOptions = BenchOptions(), config: Path | None = None) -> None:
     """Compare the latency of models, run in turn in one process.
 
@@ -146,6 +180,38 @@ def apply(model: Path, plan: Path, /, *, options: ApplyOptions = ApplyOptions(),
     if not options.quiet:
         error = f"equals the masked original to {proof.max_relative_error:.1e}"
         _out().print(f"written: {options.output} ({error})", highlight=False, soft_wrap=True)
+
+
+@app.command
+def solve(problem: Path, /, *, options: SolveOptions = SolveOptions(), config: Path | None = None) -> None:
+    """Solve a program given as a file, to the proven optimum.
+
+    The file names choices with a number of levels each, blocks that may be removed, and terms: tables over the levels
+    of some choices. The objective and the budgets are sums of terms. A term counts its entry, and nothing if its block,
+    or one that this is inside of, is removed. Levels and terms are numbered from 0.
+
+        {"choices": {"a": 2}, "blocks": {"b": {"removable": true, "inside": null}},
+         "terms": [{"choices": ["a"], "table": [3, 0], "block": null},
+                   {"choices": ["a"], "table": [1, 2], "block": "b"}],
+         "objective": {"sense": "min", "terms": [0]}, "budgets": [{"name": "ms", "terms": [1], "limit": 1.5}]}
+
+    The answer is JSON: status, objective, proven bound, gap, levels, blocks (whether kept), budgets, solver, seconds.
+
+    Args:
+        problem: The JSON file.
+        config: TOML file with options, under [solve].
+    """
+    from onnx_mdp.pipeline.solve import solve_file
+
+    answer, notice = solve_file(problem, options)
+    if notice:
+        _err().print(notice, style="yellow", highlight=False, soft_wrap=True, markup=False)
+    if options.output is None:
+        print(json.dumps(answer, indent=1))
+        return
+    plan = "objective {objective:.9g}, gap {gap:.1e}" if answer["objective"] is not None else "no plan"
+    text = ("{status}: " + plan + ", {seconds:.2g} s in {solver}").format(**answer)
+    _out().print(f"{text}; written: {options.output}", highlight=False, soft_wrap=True, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -144,5 +144,12 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def renew(self) -> None:
+        """Go on in a new process.
+
+        Where memory happens to lie makes the latencies of one process differ from another's by a percent or more.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """End the processes."""

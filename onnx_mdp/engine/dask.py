@@ -279,6 +279,10 @@ class DaskEngine(Engine):
         result: list[Kernel] = self._call("profile", (self._portable(model[0]), model[1]), runs)
         return result
 
+    def renew(self) -> None:
+        """Let the worker that compares whole models go on in a new process."""
+        self._call("renew")
+
     def close(self) -> None:
         """End the measuring processes on the workers; the workers stay."""
         self._cluster.close()

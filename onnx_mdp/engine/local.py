@@ -62,6 +62,10 @@ class LocalEngine(Engine):
         """Process number of the worker, which is started if it does not run."""
         return self._started().pid
 
+    def renew(self) -> None:
+        """End the worker; the next call starts another."""
+        self.close()
+
     def close(self) -> None:
         """End the worker."""
         if self._worker is not None:

@@ -172,7 +172,7 @@ class InSitu(Fill):
         network = self.tables[0].maker.network
         attribution = Attribution(network, [table.region for table in self.tables])
         for done, variant in enumerate(self.designs, 1):
-            if self.meter.latency(_in_situ(self.whole_text(variant))) is None:
+            if self.meter.latency(in_situ_text(self.whole_text(variant))) is None:
                 self._profile(variant, attribution)
             self._add_whole(variant)
             progress(done, len(self.designs))
@@ -190,10 +190,10 @@ class InSitu(Fill):
         scale = whole.ms / max(math.fsum(times) + lost, 1e-9)
         observed: dict[str, list[float]] = {}
         for table, time in zip(self.tables, times, strict=True):
-            observed.setdefault(_in_situ(table.text(table.index(variant.widths))), []).append(time * scale)
+            observed.setdefault(in_situ_text(table.text(table.index(variant.widths))), []).append(time * scale)
         timings = {key: self._merged(key, math.fsum(found) / len(found)) for key, found in observed.items()}
         text = self.whole_text(variant)
-        self.meter.store({**timings, text: whole, _in_situ(text): whole})
+        self.meter.store({**timings, text: whole, in_situ_text(text): whole})
 
     def _merged(self, key: str, ms: float) -> Timing:
         """The mean over all whole models that have shown this entry."""
@@ -206,12 +206,13 @@ class InSitu(Fill):
         for table in self.tables:
             for variant in self.designs:
                 index = table.index(variant.widths)
-                ms = self.meter.latency(_in_situ(table.text(index)))
+                ms = self.meter.latency(in_situ_text(table.text(index)))
                 if ms is not None:
                     table.known[index] = ms
 
 
-def _in_situ(text: str) -> str:
+def in_situ_text(text: str) -> str:
+    """The canonical text of a region's time within whole models."""
     return f"in situ\n{text}"
 
 

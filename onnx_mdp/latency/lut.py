@@ -113,6 +113,11 @@ class LutFile:
             if columns != [*(field.name for field in fields(Entry)), "checksum"]:
                 raise sqlite3.DatabaseError("this is no LUT file of this version of onnx-mdp")
 
+    def devices(self) -> list[str]:
+        """The devices that have rows."""
+        with self._guarded():
+            return [row[0] for row in self._db.execute("SELECT DISTINCT device FROM entry ORDER BY device")]
+
     def rows(self, device: str | None = None) -> Iterator[Row]:
         """The rows of a device, or all of them."""
         asked, bound = (" WHERE device = ?", (device,)) if device is not None else ("", ())
@@ -177,14 +182,18 @@ def _open(path: Path) -> sqlite3.Connection:
 class LatencyTable:
     """The rows of one device in a LUT file; `put` returns only when they are on disk."""
 
-    def __init__(self, path: Path, device: Fingerprint | str) -> None:
+    def __init__(self, path: Path, device: Fingerprint | str, *, create: bool = True) -> None:
         self.path = path
         self.device = str(device)
-        self._file = LutFile(path, create=True)
+        self._file = LutFile(path, create=create)
         self._entries = {row.entry.key: row.entry for row in self._file.rows(self.device) if row.intact}
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def keys(self) -> frozenset[str]:
+        """The keys of all rows."""
+        return frozenset(self._entries)
 
     def get(self, key: str) -> Entry | None:
         """The row of a key on this device."""

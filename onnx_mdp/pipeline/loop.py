@@ -9,15 +9,17 @@ plan also bounds the search from below (it met the budget) or from above (it did
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+
+import onnx
 
 from onnx_mdp.config import LatencyBudget
 from onnx_mdp.errors import BudgetError, SolverError
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.latency.correct import Correction, Prediction, Sums
-from onnx_mdp.latency.fill import Fill
+from onnx_mdp.latency.fill import Entry, Fill
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
@@ -25,27 +27,34 @@ from onnx_mdp.rewrite.plan import Plan, plan_edits
 from onnx_mdp.solve.problem import Answer, Problem
 from onnx_mdp.solve.solve import Limits, solve
 
-AIM = 0.983  # of the budget; measured parts between LOW and HIGH end the search, HIGH leaves room for noise
-LOW, HIGH = 0.97, 0.996
+AIM = 0.985  # of the budget; measured parts between LOW and HIGH end the search, HIGH leaves room for noise
+LOW, HIGH = 0.974, 0.995
 ROUNDS = 10
 _REFINEMENTS = 6
 _GUESSES = 4
+_NEARBY = (0.97, 1.03)
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One plan, measured. `spent` is the part of the budget its measured latency uses.
+    """One plan, measured.
 
     The model of a plan is not kept: ten of them would be, and it is quickly built again.
+
+    Attributes:
+        table_ms: what its table entries add up to.
+        predicted: share of the given model's latency that was expected before it was measured.
+        spent: part of the budget that its measured latency uses.
+        confirmed: whether two processes have measured it.
     """
 
     answer: Answer
     plan: Plan
     table_ms: float
-    predicted_ms: float
-    deviation_ms: float
+    predicted: Prediction
     measured: Comparison
     spent: float
+    confirmed: bool = False
 
 
 @dataclass(eq=False)
@@ -86,6 +95,8 @@ class Loop:
         for _ in range(3 * ROUNDS):
             trial = self._try(asked, low, high)
             if LOW <= trial.spent <= HIGH:
+                trial = self._confirmed(trial)
+            if LOW <= trial.spent <= HIGH:
                 return trial
             if trial.spent <= HIGH:
                 low = max(low, trial.table_ms)
@@ -114,6 +125,7 @@ class Loop:
 
     def _aimed(self, table_ms: float, low: float, high: float) -> Answer:
         """The plan for a table budget, moved until the plan is predicted to use what is aimed at."""
+        self._explore(table_ms)
         answer = self._solve(partial(self.program.problem, table_ms))
         for _ in range(_GUESSES):
             if not answer.levels:
@@ -124,6 +136,17 @@ class Loop:
                 break
             answer = self._solve(partial(self.program.problem, table_ms))
         return answer
+
+    def _explore(self, table_ms: float) -> None:
+        """Measure what the plans of slightly other budgets rest on: the plan sought may look like one of them."""
+        plans = [self._answer(self.program.problem(near * table_ms)) for near in _NEARBY]
+        if self._refine([entry for answer in plans if answer.levels for entry in self.program.entries(answer)]):
+            self.program.refresh()
+
+    def _refine(self, entries: Sequence[Entry]) -> bool:
+        """Measure those entries that are not known; whether any of them is known now."""
+        unknown = [(table, index) for table, index in entries if index not in table.known]
+        return bool(unknown) and self.fill.refine(unknown)
 
     def _spent(self, sums: Sums) -> float:
         """The part of the budget that a plan is predicted to use."""
@@ -141,38 +164,55 @@ class Loop:
     def _solve(self, problem: Callable[[], Problem]) -> Answer:
         """Solve until every table entry the plan rests on is measured."""
         for _ in range(_REFINEMENTS):
-            answer = solve(problem(), self.solver, Limits(seconds=60, gap=1e-4))
-            self.solve_seconds += answer.seconds
-            if not answer.levels and answer.status != "infeasible":
-                raise SolverError(f"{answer.solver} found no plan within 60 s; try fewer groups (--lock) or --multiple")
-            unknown = [(t, i) for t, i in self.program.entries(answer) if i not in t.known] if answer.levels else []
-            if not unknown or not self.fill.refine(unknown):
+            answer = self._answer(problem())
+            if not answer.levels or not self._refine(self.program.entries(answer)):
                 break
             self.program.refresh()
         return answer
 
+    def _answer(self, problem: Problem) -> Answer:
+        answer = solve(problem, self.solver, Limits(seconds=60, gap=1e-4))
+        self.solve_seconds += answer.seconds
+        if not answer.levels and answer.status != "infeasible":
+            raise SolverError(f"{answer.solver} found no plan within 60 s; try fewer groups (--lock) or --multiple")
+        return answer
+
+    def _confirmed(self, trial: Trial) -> Trial:
+        """The trial as measured in two processes, in place of the one that was measured in one."""
+        if trial.confirmed:
+            return trial
+        measured = self.stopwatch.confirm(self._builder(trial.plan), trial.measured)
+        spent = self.budget.spent(measured.pruned_ms, measured.dense_ms)
+        found = replace(trial, measured=measured, spent=spent, confirmed=True)
+        self.trials[self.trials.index(trial)] = found
+        return found
+
+    def _builder(self, plan: Plan) -> Callable[[], onnx.ModelProto]:
+        analysis = self.program.analysis
+        return partial(rewrite, analysis.network.model, plan_edits(analysis, plan))
+
     def _measured(self, answer: Answer) -> Trial:
         plan = self.program.plan(answer)
-        edits = plan_edits(self.program.analysis, plan)
-        comparison = self.stopwatch.compare(partial(rewrite, self.program.analysis.network.model, edits))
+        comparison = self.stopwatch.compare(self._builder(plan))
         sums = self.program.sums_of(answer)
-        promised = self._predicted(sums)
+        predicted = self._predicted(sums)
         ms = comparison.dense_ms
         spent = self.budget.spent(comparison.pruned_ms, ms)
-        trial = Trial(answer, plan, sums.kept, promised.share * ms, promised.deviation * ms, comparison, spent)
+        trial = Trial(answer, plan, sums.kept, predicted, comparison, spent)
         self.trials.append(trial)
         self.correction.add(sums, comparison.ratio / self._dense.ratio)
         self.listener.note(
-            f"round {len(self.trials)}: predicted {trial.predicted_ms:.3g} ± {trial.deviation_ms:.2g} ms, "
+            f"round {len(self.trials)}: predicted {predicted.share * ms:.3g} ± {predicted.deviation * ms:.2g} ms, "
             f"measured {comparison.pruned_ms:.3g} ms, {100 * spent:.1f}% of the budget"
         )
         return trial
 
     def _best(self) -> Trial:
         met = [trial for trial in self.trials if trial.spent <= 1]
-        if not met:
+        closest = sorted(met, key=lambda trial: -trial.spent)
+        best = next((t for t in map(self._confirmed, closest) if t.spent <= 1), None)
+        if best is None:
             raise self._unreachable()
-        best = max(met, key=lambda trial: trial.spent)
         if best.spent < LOW:
             self.reason = self.reason or f"{ROUNDS} rounds did not come closer"
         else:

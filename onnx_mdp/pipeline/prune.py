@@ -19,7 +19,7 @@ from onnx_mdp.config import (
     parse_share,
 )
 from onnx_mdp.engine.base import Engine
-from onnx_mdp.engine.local import LocalEngine
+from onnx_mdp.engine.registry import open_engine
 from onnx_mdp.errors import BudgetError, OptionError
 from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.edit import rewrite
@@ -29,16 +29,19 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.base import Scores
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
 from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.latency.borrow import BorrowedMeter
 from onnx_mdp.latency.fill import check_way
 from onnx_mdp.latency.levels import Floor
 from onnx_mdp.latency.lut import LatencyTable, default_path
 from onnx_mdp.latency.measure import Meter
+from onnx_mdp.pipeline.forecast import Forecast, foreseen
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.reporting import Outcome, Search, make_report
 from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, check_output, network_of
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import tabulate
 from onnx_mdp.report.facts import Report
 from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
@@ -110,6 +113,7 @@ class _Prune:
             raise OptionError(f"--threads {options.threads}: must be 1 or more")
         check_solver(options.solver)
         check_way(options.fill)
+        check_borrowing(options.lut_device, options.cluster, options.ratio)
         self.floor = Floor(units, share, options.multiple)
         self.precision = parse_share(options.precision, "--precision")
         self.spec = RuntimeSpec(options.runtime, options.threads)
@@ -122,8 +126,7 @@ class _Prune:
             outcome = self._budgeted(case, cast(LatencyBudget, self.budget))
         with self.clock.stage("verify"):
             proof = self._prove(case, outcome)
-        device = case.runtime.fingerprint
-        report = make_report(case.source, case.analysis, outcome, proof, self.options, self.budget, device)
+        report = make_report(case.source, case.analysis, outcome, proof, self.options, self.budget, self.device)
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
         report = replace(report, seconds=seconds, warnings=self.warnings)
         result = PruneResult(outcome.model, to_json(case.analysis, outcome.plan), report)
@@ -171,7 +174,10 @@ class _Prune:
 
     def _budgeted(self, case: _Case, budget: LatencyBudget) -> Outcome:
         """Fill the latency table, then search the plan that meets the budget."""
+        if self.options.lut_device is not None:
+            return self._foreseen(case, budget, self.options.lut_device)
         with self._engine() as engine:
+            check_table(self.options.lut, engine.fingerprint, self.listener)
             stopwatch = self._stopwatch(case, engine)
             with self.clock.stage("measure"):
                 whole = rewrite(case.analysis.network.model, plan_edits(case.analysis, dense_plan(case.analysis)))
@@ -207,10 +213,52 @@ class _Prune:
         model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
         return Outcome(trial.plan, model, trial.measured, loop.reason, Search.of(loop, trial, meter))
 
+    def _foreseen(self, case: _Case, budget: LatencyBudget, name: str) -> Outcome:
+        """Search the plan that meets the budget on another device, by what its table predicts."""
+        options = self.options
+        with closing(borrow_table(options.lut, name)) as lut:
+            meter = BorrowedMeter(lut, self.precision)
+            with self.clock.stage("profile"):
+                tables = tabulate(case.analysis, meter, case.feeds, self.floor, options.fill, self._filled)
+            meter.strict = False
+            dense = foreseen(tables.fill.wholes[0].ms, 1.0, 0.0)
+            self.device = meter.engine.fingerprint
+            self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {self.device}, by the table")
+            if budget.spent(dense.dense_ms, dense.dense_ms) <= 1:
+                return self._uncut(case, budget, load(case.given)[1], dense)
+            program = Program(case.analysis, case.scores, tables.tables, tables.levels, tables.sums)
+            stopwatch = self._stopwatch(case, meter.engine)
+            loop = Forecast(program, tables.fill, tables.correction(), stopwatch, budget, options.solver, self.listener)
+            with self.clock.stage("search"):
+                trial = loop.run(dense)
+        model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
+        with self.clock.stage("measure"):
+            self._warn_of_foreseeing(case, model, loop, meter)
+        return Outcome(trial.plan, model, trial.measured, loop.reason, Search.of(loop, trial, meter))
+
+    def _warn_of_foreseeing(self, case: _Case, model: onnx.ModelProto, loop: Loop, meter: BorrowedMeter) -> None:
+        """Say what was not measured; compare the two models here, which is worth something but no promise."""
+        if loop.reason:
+            self._warn(f"the result does not use all of the budget: {loop.reason}")
+        if meter.absent:
+            self._warn(f"{len(meter.absent)} table entries that plans rested on are not in the table: interpolated")
+        device = self.device
+        with self._engine() as engine:
+            here = self._stopwatch(case, engine).compare(model)
+            place = str(engine.fingerprint)
+        self.device = device
+        self._warn(
+            f"latencies are predictions by the table of {device}: confirm them there with onnx-mdp bench; "
+            f"here, on {place}, {here.dense_ms:.3g} ms became {here.pruned_ms:.3g} ms ({100 * here.ratio:.1f}%)"
+        )
+
     @contextmanager
     def _engine(self) -> Iterator[Engine]:
-        engine = LocalEngine(self.spec)
+        engine = open_engine(self.spec, self.options.cluster, open_runtime(self.spec).fingerprint)
+        self.device = engine.fingerprint
         try:
+            for text in engine.warnings:
+                self._warn(text)
             yield engine
         finally:
             engine.close()

@@ -14,6 +14,7 @@ from onnx_mdp.graph.check import parameter_count
 from onnx_mdp.graph.load import Source
 from onnx_mdp.graph.weights import model_bytes
 from onnx_mdp.groups.find import Analysis
+from onnx_mdp.latency.correct import Prediction
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.loop import Loop, Trial
 from onnx_mdp.pipeline.stopwatch import Comparison
@@ -29,8 +30,7 @@ class Search:
     """What is left of a search: not its sessions, whose memory the proof needs."""
 
     answer: Answer
-    predicted_ms: float
-    deviation_ms: float
+    predicted: Prediction
     rounds: int
     solve_seconds: float
     meter: Meter
@@ -38,7 +38,7 @@ class Search:
     @classmethod
     def of(cls, loop: Loop, trial: Trial, meter: Meter) -> Search:
         """What the report needs of a loop that ended with a trial."""
-        return cls(trial.answer, trial.predicted_ms, trial.deviation_ms, len(loop.trials), loop.solve_seconds, meter)
+        return cls(trial.answer, trial.predicted, len(loop.trials), loop.solve_seconds, meter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +86,8 @@ def _latency(outcome: Outcome, budget: LatencyBudget | None) -> LatencyFacts:
         dense_ms=measured.dense_ms,
         pruned_ms=measured.pruned_ms,
         ratio=measured.ratio,
-        predicted_ms=outcome.search.predicted_ms if outcome.search else None,
-        deviation_ms=outcome.search.deviation_ms if outcome.search else None,
+        predicted_ms=outcome.search.predicted.share * measured.dense_ms if outcome.search else None,
+        deviation_ms=outcome.search.predicted.deviation * measured.dense_ms if outcome.search else None,
         precision=measured.precision,
         budget_ms=budget.in_ms(measured.dense_ms) if budget else None,
         rounds=outcome.search.rounds if outcome.search else 0,

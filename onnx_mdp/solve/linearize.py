@@ -84,7 +84,10 @@ class _Builder:
         cost, offset = self._sum(self.problem.objective)
         for budget in self.problem.budgets:
             entries, constant = self._sum(budget.terms)
-            self._row(-np.inf, budget.limit - constant, entries)
+            # Solvers meet rows to an absolute tolerance: the largest entry sets the unit.
+            unit = 1 / max((abs(entry) for entry in entries.values()), default=1.0)
+            row = {column: entry * unit for column, entry in entries.items()}
+            self._row(-np.inf, (budget.limit - constant) * unit, row)
         width = len(self.columns.upper)
         costs = np.zeros(width)
         costs[list(cost)] = list(cost.values())

@@ -88,6 +88,7 @@ class Answer:
     """What a solver found. Without a solution `levels` and `kept` are empty and `objective` is infinite.
 
     `bound` is proven: no solution has a lower objective. `gap` is (objective - bound) / max(|objective|, 1e-9).
+    `notice` says why another solver than the asked one answered; it is empty where the asked one did.
     """
 
     status: Status
@@ -97,13 +98,19 @@ class Answer:
     kept: Mapping[str, bool]
     solver: str
     seconds: float
+    notice: str = ""
 
     @property
     def gap(self) -> float:
         """Relative distance between the objective and the proven bound."""
-        if not self.levels:
+        if not self.has_plan:
             return float("inf")
         return max(0.0, self.objective - self.bound) / max(abs(self.objective), 1e-9)
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether there are levels and blocks to read."""
+        return self.objective < float("inf")
 
 
 def open_gates(gates: Iterable[Gate], kept: Mapping[str, bool]) -> dict[str, bool]:
@@ -114,6 +121,11 @@ def open_gates(gates: Iterable[Gate], kept: Mapping[str, bool]) -> dict[str, boo
         return name is None or (kept[name] and is_open(by_name[name].inside))
 
     return {name: is_open(name) for name in by_name}
+
+
+def largest(terms: Iterable[Term]) -> float:
+    """The sum of the largest magnitude of each term: the scale of what their sums are rounded to."""
+    return float(sum(np.abs(term.table).max(initial=0.0) for term in terms))
 
 
 def value(terms: Iterable[Term], levels: Mapping[str, int], opened: Mapping[str, bool]) -> float:

@@ -27,7 +27,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    assert all(command in out for command in ("prune", "inspect", "explain", "bench", "apply"))
+    assert all(command in out for command in ("prune", "inspect", "explain", "bench", "apply", "solve"))
     status, out, _ = run(capsys, "prune", "--help")
     assert status == 0
     options = ("latency", "ratio", "output", "inputs", "threads", "shape", "lock", "min-keep", "multiple", "importance")
@@ -231,6 +231,11 @@ def test_module_runs_as_a_program() -> None:
     assert result.stdout.strip() == __version__
 
 
+def readme_problem() -> str:
+    """The program that the README shows."""
+    return (ROOT / "README.md").read_text().split("```json\n")[1].split("```")[0]
+
+
 def readme_commands() -> list[str]:
     """Commands in the README's console blocks that start with onnx-mdp."""
     lines = (ROOT / "README.md").read_text().splitlines()
@@ -245,6 +250,7 @@ def test_readme_commands_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(lut.parent))
     (tmp_path / "models").symlink_to(MODELS)
+    (tmp_path / "problem.json").write_text(readme_problem())
     if not command.startswith("onnx-mdp prune"):
         first = ["prune", "models/digits_vit.onnx", "--ratio", "50%", "-o", "pruned.onnx", "--plan", "plan.json"]
         assert main([*first, "--quiet"]) == 0

@@ -1,0 +1,235 @@
+"""The exact search: partial plans as labels (cost, spent), pruned by bounds.
+
+Going up the buckets, the plans of a subtree at each state of its message are a list of labels, of which only those stay
+that no other beats in both cost and spending, and that a bound does not rule out: a label and the least that the rest
+of the tree adds, at each of several multipliers, must stay below the best plan known; and within the limit at all.
+(Dynamic programming with states fathomed by bounds: Morin and Marsten, 1976.)
+
+A list that outgrows the allowed number of labels is cut to those of the lowest bounds. The least bound among all that
+was cut then still bounds every plan, and a run that cut nothing below the best plan has proven it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnx_mdp.solve.factors import Floats, Ints
+from onnx_mdp.solve.incumbent import OutOfTimeError
+from onnx_mdp.solve.multiplier import Relaxation
+from onnx_mdp.solve.remains import Inlet, Mask, Remains, Sweep
+
+_ROUNDING = 1e-12
+_KEY_ROUNDING = 1e-7
+_MOST_ROWS = 1 << 21  # that a join may make at once: about 200 MiB
+_LEAST_SHARE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The best plan a search came upon, if any is within the limit and better than what was known.
+
+    `cut` is the least bound among labels that were cut for their number.
+    """
+
+    cut: float
+    states: dict[int, int] | None = None
+    cost: float = float("inf")
+    spent: float = float("inf")
+
+
+@dataclass(eq=False)
+class _Labels:
+    """Labels in growing order of `group` and, within it, of how far they are above the group's least."""
+
+    entry: Ints
+    cost: Floats
+    spent: Floats
+    steps: list[tuple[Ints, Ints]] = field(default_factory=list)  # per child: the label before, the child's label
+    group: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    starts: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    keys: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def pick(self, which: Ints | Mask) -> _Labels:
+        """Some of the labels, in the order asked; the steps are shared, so only the last step may be cut."""
+        steps = list(self.steps)
+        if steps:
+            steps[-1] = (steps[-1][0][which], steps[-1][1][which])
+        return _Labels(self.entry[which], self.cost[which], self.spent[which], steps)
+
+
+class Labels:
+    """Searches the plans through what is left.
+
+    Args:
+        left: the entries to search.
+        sweeps: complete sweeps at the multipliers to bound with; the first is the best one.
+        limit: what a plan may spend, tolerance included.
+    """
+
+    def __init__(self, left: Remains, sweeps: Sequence[Sweep], limit: float) -> None:
+        self.left = left
+        self.sweeps = sweeps
+        self.limit = limit
+        self.on_cost = np.array([sweep.on_cost for sweep in sweeps])[:, None]
+        self.on_spent = np.array([sweep.on_spent for sweep in sweeps])[:, None]
+        self.cut = self.window = float("inf")
+        self.most = 0
+        self.thresholds = np.zeros((len(sweeps), 1))
+        # Per bucket, one row per sweep: the least that everything but the entry's own parts adds to it, and the part
+        # of each child in that.
+        self.outside: list[Floats] = []
+        self.child_least: list[list[Floats]] = []
+        for number, entries in enumerate(left.entries):
+            rows = [[inlet.read(sweep.up[inlet.bucket]) for sweep in sweeps] for inlet in entries.inlets]
+            self.child_least.append([np.stack(row) for row in rows])
+            above = np.stack([sweep.outside[number][entries.state] for sweep in sweeps])
+            self.outside.append(above + sum(self.child_least[-1]))
+
+    def run(self, upper: float, most: int, deadline: float) -> Found:
+        """The best plan of cost below `upper`, keeping at most `most` labels of a bucket.
+
+        Raises:
+            OutOfTimeError: the deadline (of `time.perf_counter`) passed.
+        """
+        self.cut, self.most = float("inf"), most
+        self.thresholds = np.array([[threshold(sweep, upper, self.limit)] for sweep in self.sweeps])
+        self.window = max(float(self.thresholds[0, 0]) - self.sweeps[0].least, 1e-300)
+        labels: list[_Labels] = []
+        for number in range(len(self.left.entries)):
+            if time.perf_counter() > deadline:
+                raise OutOfTimeError
+            labels.append(self._grow(number, labels))
+        root = labels[-1]
+        within = np.flatnonzero(root.spent <= self.limit)
+        if not len(within):
+            return Found(self.cut)
+        winner = int(within[root.cost[within].argmin()])
+        return Found(self.cut, self._states(labels, winner), float(root.cost[winner]), float(root.spent[winner]))
+
+    def _grow(self, number: int, below: list[_Labels]) -> _Labels:
+        """The labels of a bucket's message."""
+        entries, outside = self.left.entries[number], self.outside[number]
+        labels = _Labels(np.arange(len(entries.state)), entries.cost, entries.spent)
+        labels, _ = self._bounded(labels, outside)
+        for i, inlet in enumerate(entries.inlets):
+            last = i == len(entries.inlets) - 1
+            labels = self._joined(labels, inlet, below[inlet.bucket], outside)
+            outside = outside - self.child_least[number][i]
+            labels, bounds = self._bounded(labels, outside)
+            if not last and len(labels.cost) > 1:
+                labels = self._fewest(labels, bounds, labels.entry)
+        return self._message(number, labels, outside)
+
+    def _bounded(self, labels: _Labels, outside: Floats) -> tuple[_Labels, Floats]:
+        """The labels that some better plan within the limit may hold, and their bounds."""
+        values = self.on_cost * labels.cost + self.on_spent * labels.spent + outside[:, labels.entry]
+        fits: Mask = np.all(values < self.thresholds, axis=0)
+        priced = np.where(self.on_cost > 0, values - self.on_spent * self.limit, -np.inf).max(axis=0)
+        if fits.all():
+            return labels, priced
+        return labels.pick(fits), priced[fits]
+
+    def _joined(self, labels: _Labels, inlet: Inlet, message: _Labels, outside: Floats) -> _Labels:
+        """Every label with every label of a child that the best multiplier's bound leaves."""
+        states, opened = inlet.states[labels.entry], inlet.opened
+        first = message.starts[states]
+        best = self.on_cost[0, 0] * labels.cost + self.on_spent[0, 0] * labels.spent + outside[0, labels.entry]
+        counts = self._counts(message, states, first, best)
+        if opened is not None:
+            counts = np.where(opened[labels.entry], counts, 1)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        picks = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts) + first[rows]
+        cost, spent = labels.cost[rows], labels.spent[rows]
+        if opened is None:
+            cost, spent = cost + message.cost[picks], spent + message.spent[picks]
+        else:
+            take = opened[labels.entry][rows]
+            picks = np.where(take, picks, -1)
+            cost[take] += message.cost[picks[take]]
+            spent[take] += message.spent[picks[take]]
+        return _Labels(labels.entry[rows], cost, spent, [*labels.steps, (rows, picks)])
+
+    def _counts(self, message: _Labels, states: Ints, first: Ints, best: Floats) -> Ints:
+        """How many of a child's labels the best multiplier's bound leaves each label; fewer where they are too many.
+
+        What is left out then has at least the bound at which it was left out.
+        """
+        share = 1.0
+        while True:
+            top = self.sweeps[0].least + share * self.window
+            slack = np.clip((top - best) / self.window, 0.0, 1.0) * 0.5
+            counts = np.searchsorted(message.keys, states + slack + _KEY_ROUNDING, side="right") - first
+            if counts.sum() <= _MOST_ROWS or share < _LEAST_SHARE:
+                return counts
+            share /= 2
+            self.cut = min(self.cut, self.sweeps[0].least + share * self.window - self._priced_limit())
+
+    def _priced_limit(self) -> float:
+        return self.sweeps[0].on_spent * self.limit
+
+    def _fewest(self, labels: _Labels, bounds: Floats, group: Ints) -> _Labels:
+        """The labels that none of their group beats, and of those the most promising."""
+        kept = undominated(group, labels.spent, labels.cost)
+        if len(kept) > self.most:
+            by_bound = np.argpartition(bounds[kept], self.most)
+            self.cut = min(self.cut, float(bounds[kept[by_bound[self.most :]]].min()))
+            kept = np.sort(kept[by_bound[: self.most]])
+        return labels.pick(kept)
+
+    def _message(self, number: int, labels: _Labels, outside: Floats) -> _Labels:
+        """Labels by state of the message, ready to be joined to what receives it."""
+        entries, best = self.left.entries[number], self.sweeps[0]
+        if not labels.steps:  # a selection needs a step to be written in
+            every = np.arange(len(labels.entry))
+            labels.steps.append((every, every))
+        if len(labels.cost) > 1:
+            _, bounds = self._bounded(labels, outside)
+            labels = self._fewest(labels, bounds, entries.state[labels.entry])
+        group = entries.state[labels.entry]
+        above = best.on_cost * labels.cost + best.on_spent * labels.spent - best.up[number][group]
+        keys = group + np.clip(above / self.window, 0.0, 1.0) * 0.5
+        order = np.argsort(keys, kind="stable")
+        labels = labels.pick(order)
+        labels.group, labels.keys = group[order], keys[order]
+        labels.starts = np.searchsorted(labels.group, np.arange(self.left.plan.buckets[number].states))
+        return labels
+
+    def _states(self, labels: list[_Labels], winner: int) -> dict[int, int]:
+        """The plan behind a label of the root."""
+        states: dict[int, int] = {}
+        todo = [(len(labels) - 1, winner)]
+        while todo:
+            number, label = todo.pop()
+            entries = self.left.entries[number]
+            states[self.left.plan.buckets[number].variable] = int(entries.variable[labels[number].entry[label]])
+            for i in reversed(range(len(labels[number].steps))):
+                before, picks = labels[number].steps[i]
+                if i < len(entries.inlets) and picks[label] >= 0:
+                    todo.append((entries.inlets[i].bucket, int(picks[label])))
+                label = int(before[label])
+        return states
+
+
+def threshold(sweep: Relaxation, upper: float, limit: float) -> float:
+    """What a sweep's weighted sum must stay below for a plan to be within the limit and cheaper than `upper`."""
+    if not sweep.on_cost:
+        return float(np.nextafter(limit, np.inf))
+    scale = abs(upper) + sweep.on_spent * abs(limit) + abs(sweep.least)
+    return upper + sweep.on_spent * limit - _ROUNDING * scale
+
+
+def undominated(group: Ints, first: Floats, second: Floats) -> Ints:
+    """Indices, in the order of groups, of pairs that no other pair of their group is at most as large as in both."""
+    order = np.lexsort((second, first, group))
+    rank = np.empty(len(order), np.int64)
+    rank[np.argsort(second[order], kind="stable")] = np.arange(len(order))
+    change = np.concatenate(([0], np.cumsum(np.diff(group[order]) != 0))) if len(order) else rank
+    falling = rank - change * len(order)  # every group starts below all groups before it
+    least = np.minimum.accumulate(falling)
+    kept = np.ones(len(order), bool)
+    kept[1:] = falling[1:] < least[:-1]
+    return order[kept]

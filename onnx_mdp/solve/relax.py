@@ -1,0 +1,181 @@
+"""The Lagrangian relaxation of a program's one budget, solved exactly for any multiplier.
+
+With the budget priced at m, the program splits along its buckets: one pass up the tree gives the least of
+cost + m * spent and states that attain it. Least minus m * limit bounds every plan within the limit from below, and the
+best multiplier is where the straight line through a plan within the limit and one beyond it touches the lower convex
+hull of all plans (Handler and Zang, 1980). A pass down the tree adds, for every entry of every bucket, the least over
+all plans that go through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_mdp.solve.buckets import Bucket, Child, Part, Plan
+from onnx_mdp.solve.factors import Floats, Function
+
+
+@dataclass(eq=False)
+class Pass:
+    """All messages at weights (`on_cost`, `on_spent`), the least weighted sum, and a plan that attains it."""
+
+    on_cost: float
+    on_spent: float
+    up: list[Floats]
+    least: float
+    states: dict[int, int]
+    cost: float
+    spent: float
+
+    def bound(self, limit: float) -> float:
+        """No plan that spends at most `limit` costs less."""
+        return self.least - self.on_spent * limit
+
+
+def go_up(plan: Plan, on_cost: float, on_spent: float) -> Pass:
+    """The least weighted sum of cost and spending, and a plan that attains it."""
+    up: list[Floats] = []
+    for bucket in plan.buckets:
+        up.append(np.asarray(table(bucket, up, on_cost, on_spent).min(axis=0)))
+    least = float(up[-1])
+    none: tuple[dict[int, int], float, float] = ({}, np.inf, np.inf)  # where no plan meets the links
+    states, cost, spent = _trace(plan, up, on_cost, on_spent) if np.isfinite(least) else none
+    return Pass(on_cost, on_spent, up, least, states, cost, spent)
+
+
+def go_down(plan: Plan, done: Pass, threshold: float) -> list[NDArray[np.bool_]]:
+    """For each bucket, the entries through which some plan's weighted sum is at most `threshold`."""
+    alive: list[NDArray[np.bool_]] = [np.zeros(0, bool)] * len(plan.buckets)
+    down: list[Floats] = [np.zeros(())] * len(plan.buckets)
+    for number in reversed(range(len(plan.buckets))):
+        bucket = plan.buckets[number]
+        whole = table(bucket, done.up, done.on_cost, done.on_spent)
+        whole += down[number]
+        alive[number] = whole <= threshold
+        for child in bucket.children:
+            down[child.bucket] = _outside(whole, child, done.up[child.bucket])
+    return alive
+
+
+def table(bucket: Bucket, up: list[Floats], on_cost: float, on_spent: float) -> Floats:
+    """The weighted sum of everything in a bucket, over its scope."""
+    whole: Floats | None = None
+    for part in bucket.parts:
+        weighted = _weighted(part, on_cost, on_spent)
+        if whole is None and weighted.shape == bucket.shape:
+            whole = weighted
+            continue
+        whole = np.zeros(bucket.shape) if whole is None else whole
+        whole[part.where] += weighted
+    whole = np.zeros(bucket.shape) if whole is None else whole
+    for child in bucket.children:
+        whole[child.where] += _message(child, up[child.bucket])
+    return whole
+
+
+def _message(child: Child, message: Floats) -> Floats:
+    if child.plain:
+        return message.reshape(child.shape)
+    return message.ravel()[child.states].reshape(child.shape)
+
+
+def _weighted(part: Part, on_cost: float, on_spent: float) -> Floats:
+    """A part's own weighted sum, always a new array."""
+    total: Floats | None = None
+    for weight, values in ((on_spent, part.spent), (on_cost, part.cost), (1.0, part.hard)):
+        if values is None or not weight:
+            continue
+        if total is None:
+            total = weight * values
+        elif weight == 1.0:
+            total += values
+        else:
+            total += weight * values
+    return np.zeros((1,) * len(part.where)) if total is None else total
+
+
+def _outside(whole: Floats, child: Child, message: Floats) -> Floats:
+    """The least over all plans that take each state of a message, less the message itself."""
+    view = whole[child.where]
+    rest = tuple(axis for axis in range(view.ndim) if axis not in child.axes)
+    least = view.min(axis=rest) if rest else view
+    if not child.plain:
+        spread = np.full(message.size, np.inf)
+        np.minimum.at(spread, child.states.ravel(), least.ravel())
+        least = spread
+    with np.errstate(invalid="ignore"):
+        outside = np.asarray(least).reshape(message.shape) - message
+    return np.where(np.isnan(outside), np.inf, outside)  # a forbidden state is infinite less infinite
+
+
+def _trace(plan: Plan, up: list[Floats], on_cost: float, on_spent: float) -> tuple[dict[int, int], float, float]:
+    """States that attain the least weighted sum, what they cost and what they spend."""
+    states: dict[int, int] = {}
+    cost = spent = 0.0
+    for number in reversed(range(len(plan.buckets))):
+        bucket = plan.buckets[number]
+        for target in reversed(plan.replaced.get(number + 1, ())):
+            states[target] = _result(plan.model.functions[target], states)
+        around = () if bucket.gate is None else plan.model.paths[bucket.gate]
+        if not all(states[gate] for gate in around):  # its block is gone
+            states[bucket.variable] = 0
+            continue
+        fixed = tuple(states[v] for v in bucket.scope[1:])
+        column = _column(bucket, up, fixed, on_cost, on_spent)
+        states[bucket.variable] = best = int(column.argmin())
+        for part in bucket.parts:
+            cost += _entry(part.cost, part.where, (best, *fixed))
+            spent += _entry(part.spent, part.where, (best, *fixed))
+    return states, cost, spent
+
+
+def _column(bucket: Bucket, up: list[Floats], fixed: tuple[int, ...], on_cost: float, on_spent: float) -> Floats:
+    """A bucket's table at given states of the other variables."""
+    column = np.zeros(bucket.shape[0])
+    for part in bucket.parts:
+        for weight, values in ((on_spent, part.spent), (on_cost, part.cost), (1.0, part.hard)):
+            if values is not None and weight and _is_open(part.where, fixed):
+                column[part.where[0]] += weight * values[_along(values, fixed)]
+    for child in bucket.children:
+        if _is_open(child.where, fixed):
+            message = up[child.bucket].ravel()
+            place = [slice(None) if axis == 0 else slice(fixed[axis - 1], fixed[axis - 1] + 1) for axis in child.axes]
+            column[child.where[0]] += message[child.states[tuple(place)]].ravel()
+    return column
+
+
+def _is_open(where: tuple[slice, ...], fixed: tuple[int, ...]) -> bool:
+    return all(spot.start is None or state == 1 for spot, state in zip(where[1:], fixed, strict=True))
+
+
+def _along(values: Floats, fixed: tuple[int, ...]) -> tuple[slice | int, ...]:
+    """The index of a table's first axis at given states of the others; axes of length 1 broadcast."""
+    spots = (0 if size == 1 else state for size, state in zip(values.shape[1:], fixed, strict=True))
+    return (slice(None), *spots)
+
+
+def _entry(values: Floats | None, where: tuple[slice, ...], states: tuple[int, ...]) -> float:
+    if values is None or not all(spot.start is None or state == 1 for spot, state in zip(where, states, strict=True)):
+        return 0.0
+    return float(values[tuple(0 if size == 1 else state for size, state in zip(values.shape, states, strict=True))])
+
+
+def complete(plan: Plan, states: Mapping[int, int]) -> dict[int, int]:
+    """The state of every variable: those that were replaced follow from their parts, the rest do not matter."""
+    full = dict.fromkeys(range(len(plan.model.sizes)), 0) | dict(states)
+    for number in sorted(plan.replaced, reverse=True):
+        for target in reversed(plan.replaced[number]):
+            full[target] = _result(plan.model.functions[target], full)
+    return full
+
+
+def _result(function: Function, states: Mapping[int, int]) -> int:
+    """The state of a variable that was replaced; its parts were still there then, so they are known before it.
+
+    A part without a state is one that no table is over.
+    """
+    return int(function.index[tuple(states.get(part, 0) for part in function.parts)])

@@ -1,0 +1,147 @@
+"""Whether a budget asked is a budget met: prunes to several budgets and measures the results again elsewhere.
+
+    python tools/bench_budget.py                       # all real models, writes bench_budget.json
+    python tools/bench_budget.py vit_tiny digits_cnn   # some of them
+    python tools/bench_budget.py --busy                # beside a process that keeps one core busy
+
+Each result is written to a file; then a fresh process runs it in turn with the dense model and compares the ratio with
+the budget. All budgets share one latency table, which the first of them fills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+from bench_real import source
+from rich.console import Console
+
+import onnx_mdp
+from onnx_mdp.engine.local import LocalEngine
+from onnx_mdp.graph.check import random_feeds
+from onnx_mdp.graph.shapes import input_shapes
+from onnx_mdp.report.text import table
+from onnx_mdp.runtime.base import RuntimeSpec
+
+BUNDLED = ("digits_cnn", "digits_vit")
+MODELS = ("resnet20", "resnet56", "mobilenet_v2", "vit_tiny", "cifar_vit", "resnet50_probe", "yolox_nano", *BUNDLED)
+BUDGETS = (85, 70, 55, 40)
+LOW, HIGH = 0.97, 1.00
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model at one budget: the part of the budget used as reported and as measured again, with what it took."""
+
+    model: str
+    budget: str
+    used: float
+    used_again: float
+    precision: float
+    faster: bool
+    rounds: int
+    predicted: float
+    reused: int
+    measured: int
+    seconds: float
+    reason: str
+
+
+def run(name: str, percent: int, folder: Path) -> Row:
+    """Prune a model to a share of its latency and measure the result in a fresh process."""
+    path, inputs = source(name)
+    output = folder / f"{name}-{percent}.onnx"
+    started = time.perf_counter()
+    lut = folder / "lut.sqlite"
+    report = onnx_mdp.prune(path, inputs=inputs, latency=f"{percent}%", lut=lut, output=output, threads=1).report
+    seconds = time.perf_counter() - started
+    ratio, precision = again(path, output)
+    share = percent / 100
+    return Row(
+        model=name,
+        budget=f"{percent}%",
+        used=report.latency.ratio / share,
+        used_again=ratio / share,
+        precision=precision,
+        faster=ratio < 1,
+        rounds=report.latency.rounds,
+        predicted=(report.latency.predicted_ms or 0) / report.latency.dense_ms / share,
+        reused=report.lut.get("reused", 0),
+        measured=report.lut.get("measured", 0),
+        seconds=seconds,
+        reason=report.reason,
+    )
+
+
+def again(dense: Path, pruned: Path) -> tuple[float, float]:
+    """The ratio of two files' latencies and its precision, measured by a process that has seen neither."""
+    proto = onnx.load(str(dense))
+    feeds = random_feeds(proto, input_shapes(proto.graph, {}), 7)
+    engine = LocalEngine(RuntimeSpec())
+    duel = engine.duel((str(dense), feeds), (str(pruned), feeds), (3.0, 10.0), 0.004)
+    engine.close()
+    return duel.busy_ratio, duel.precision
+
+
+def spin() -> None:
+    """Keep a core and its caches busy."""
+    import numpy as np
+
+    values = np.ones(1 << 21)
+    while True:
+        values = values * 1.0000001
+
+
+def shown(row: Row) -> tuple[str, ...]:
+    """A row of the table."""
+    met = "yes" if LOW <= row.used_again <= HIGH else "no"
+    return (
+        row.model,
+        row.budget,
+        f"{100 * row.used:.1f}",
+        f"{100 * row.used_again:.1f} ± {100 * row.precision:.1f}",
+        met,
+        str(row.rounds),
+        f"{100 * row.predicted:.1f}",
+        f"{row.seconds:.0f}",
+        row.reason,
+    )
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("models", nargs="*", default=MODELS, help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--busy", action="store_true", help="beside a process that keeps one core busy")
+    parser.add_argument("--json", type=Path, default=Path("bench_budget.json"))
+    arguments = parser.parse_args()
+    sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "shared" / "real"))
+    neighbor = multiprocessing.Process(target=spin, daemon=True)
+    if arguments.busy:
+        neighbor.start()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.models:
+            for percent in BUDGETS:
+                rows.append(run(name, percent, Path(folder)))
+                print(*shown(rows[-1]), file=sys.stderr, flush=True)
+    columns = ("model", "budget", "used %", "again %", "0.97-1.00", "rounds", "predicted %", "s", "why not closer")
+    Console(width=150).print(table("", columns, map(shown, rows)))
+    met = sum(LOW <= row.used_again <= HIGH for row in rows)
+    slower = sum(not row.faster for row in rows)
+    print(f"{met} of {len(rows)} within {LOW:.2f} and {HIGH:.2f} of the budget; {slower} slower than dense; ", end="")
+    print(f"most rounds {max(row.rounds for row in rows)}")
+    arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    if arguments.busy:
+        neighbor.kill()
+
+
+if __name__ == "__main__":
+    main()
