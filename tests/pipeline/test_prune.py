@@ -225,6 +225,7 @@ def test_devices_and_pipes_are_not_replaced(cnn: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"ratio": "50%", "lock": ("stage3*", "stem1*")}, r"--lock stem1\*: no group, weight or block"),
         ({}, "either --latency"),
         ({"latency": "70%", "ratio": "50%"}, "either --latency"),
         ({"latency": "0"}, "more than zero"),
