@@ -40,7 +40,7 @@ from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.report.facts import Report
 from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
 from onnx_mdp.runtime.base import Feeds, Runtime, RuntimeSpec
-from onnx_mdp.runtime.registry import open_runtime
+from onnx_mdp.runtime.registry import open_runtime, prover
 from onnx_mdp.solve.solve import check_solver
 from onnx_mdp.verify.oracle import Proof, prove
 
@@ -127,7 +127,7 @@ class _Prune:
     def _case(self, model: ModelLike, inputs: InputsLike | None) -> _Case:
         options = self.options
         choose_scorer(options.importance, has_inputs=inputs is not None)
-        runtime = open_runtime(RuntimeSpec(options.runtime, options.threads))
+        runtime = open_runtime(RuntimeSpec(options.runtime, options.threads, options.runtime_option))
         with self.clock.stage("load"):
             source, proto = load(model)
             check_output(options.output, source, force=options.force)
@@ -138,7 +138,7 @@ class _Prune:
             network, samples = network_of(proto, parse_shapes(options.shape), inputs)
             analysis = analyze_or_refuse(network, options.lock, source.name)
         with self.clock.stage("score"):
-            scorer = make_scorer(options.importance, analysis, samples, runtime, self.listener.step)
+            scorer = make_scorer(options.importance, analysis, samples, prover(runtime), self.listener.step)
             scores = scorer.score(analysis)
         if samples is None:
             feeds = random_feeds(network.model, network.inputs, options.seed)
@@ -154,7 +154,7 @@ class _Prune:
             plan = uniform_plan(case.analysis, case.scores.order, ratio, least, multiple)
             model = rewrite(case.analysis.network.model, plan_edits(case.analysis, plan))
         with self.clock.stage("measure"):
-            stopwatch = Stopwatch(case.runtime, case.source.reference, case.feeds)
+            stopwatch = self._stopwatch(case)
             measured = stopwatch.compare(model.SerializeToString(), _SECONDS)
         if measured.ratio > 1 and not self.options.force:
             raise BudgetError(
@@ -167,12 +167,13 @@ class _Prune:
     def _budgeted(self, case: _Case, budget: LatencyBudget) -> Outcome:
         """Fill the latency table, then search the plan that meets the budget."""
         with self.clock.stage("measure"):
-            stopwatch = Stopwatch(case.runtime, case.source.reference, case.feeds)
+            stopwatch = self._stopwatch(case)
             whole = rewrite(case.analysis.network.model, plan_edits(case.analysis, dense_plan(case.analysis)))
             dense = stopwatch.compare(whole.SerializeToString(), _SECONDS)
         self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {case.runtime.fingerprint}")
         if dense.clock == "cpu":
-            self._warn("the machine is busy: latencies are CPU time, which is what an idle machine would take")
+            clock = case.runtime.busy_clock
+            self._warn(f"the machine is busy: latencies are {clock}, which is what an idle machine would take")
         if budget.spent(min(dense.dense_ms, dense.pruned_ms), dense.dense_ms) <= 1:
             return self._uncut(case, budget, whole, dense)
         meter = Meter(case.runtime, LatencyTable(self.options.lut or default_path(), case.runtime.fingerprint))
@@ -185,6 +186,12 @@ class _Prune:
         if loop.reason:
             self._warn(f"the result uses {100 * trial.spent:.1f}% of the budget: {loop.reason}")
         return Outcome(trial.plan, trial.model, trial.measured, loop.reason, trial, loop)
+
+    def _stopwatch(self, case: _Case) -> Stopwatch:
+        stopwatch = Stopwatch(case.runtime, case.source.reference, case.feeds)
+        if stopwatch.note:
+            self._warn(stopwatch.note)
+        return stopwatch
 
     def _uncut(self, case: _Case, budget: LatencyBudget, whole: onnx.ModelProto, dense: Comparison) -> Outcome:
         """The model as given if it meets the budget; else the rewritten one, which a runtime may fuse better."""
@@ -214,7 +221,7 @@ class _Prune:
 
     def _prove(self, case: _Case, outcome: Outcome) -> Proof:
         given = [next(case.inputs.batches())] if case.inputs else []
-        proof = prove(case.source, case.analysis, outcome.plan, outcome.model, case.runtime, given)
+        proof = prove(case.source, case.analysis, outcome.plan, outcome.model, prover(case.runtime), given)
         if not proof.varies:
             self._warn("the outputs do not depend on the inputs any more: this cut is too deep to be of use")
         return proof

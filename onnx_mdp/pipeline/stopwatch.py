@@ -39,6 +39,7 @@ class Stopwatch:
         self._feeds = feeds
         self._dense: Session = runtime.open(dense)
         self._dense.bind(feeds)
+        self.note = self._dense.note
 
     def compare(self, pruned: bytes, seconds: float) -> Comparison:
         """Alternate the two models for about `seconds`."""
@@ -46,7 +47,7 @@ class Stopwatch:
         session.bind(self._feeds)
         samples = np.array(alternate([self._dense, session], seconds))
         (dense_wall, dense_cpu), (pruned_wall, pruned_cpu) = np.median(samples, axis=1).tolist()
-        busy = self._runtime.threads == 1 and dense_wall + pruned_wall > _BUSY * (dense_cpu + pruned_cpu)
+        busy = self._runtime.trusts_busy and dense_wall + pruned_wall > _BUSY * (dense_cpu + pruned_cpu)
         if busy:
             return Comparison(dense_cpu, pruned_cpu, dense_wall, pruned_wall, "cpu")
         return Comparison(dense_wall, pruned_wall, dense_wall, pruned_wall, "wall")
