@@ -131,10 +131,13 @@ class _OpenVinoSession(ShapedSession[Any]):
             raise RuntimeBackendError(f"OpenVINO does not {done} the model: {_reason(error)}") from error
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Array]:
-        request = self.compiled(feeds)
         try:
+            self._check(feeds)
+            request = self.compiled(feeds)
             request.infer(dict(feeds), share_inputs=True, share_outputs=True)
             return [request.get_tensor(name).data.copy() for name in outputs or self._outputs]
+        except RuntimeBackendError:
+            raise
         except Exception as error:
             raise RuntimeBackendError(f"OpenVINO does not run the model: {_reason(error)}") from error
 
@@ -146,6 +149,15 @@ class _OpenVinoSession(ShapedSession[Any]):
 
     def tick(self) -> None:
         self._bound.infer(share_outputs=True)
+
+    def _check(self, feeds: Feeds) -> None:
+        """OpenVINO itself would convert another number type, and leave an input that is not given as it was."""
+        types = {_name(port): port.get_element_type() for port in self.model.inputs}
+        if types.keys() != feeds.keys():
+            raise ValueError(f"inputs are {', '.join(types)}, not {', '.join(feeds) or 'none'}")
+        for name, value in feeds.items():
+            if openvino.Type(value.dtype) != types[name]:
+                raise ValueError(f"input {name} is {types[name].get_type_name()}, not {value.dtype}")
 
 
 def _name(port: Any) -> str:

@@ -6,6 +6,7 @@ Options of the specification:
   QuantizeLinear and DequantizeLinear nodes. From version 11 and for RTX, types are the model's alone, without a switch.
 * `optimization_level=0` to `5`: how long the builder looks for kernels.
 * `timing_cache=FILE`: where it keeps what it timed; by default a file per GPU and version in the user's cache folder.
+  RTX times nothing when it builds.
 * `device_id=N`: which GPU.
 """
 
@@ -16,6 +17,7 @@ import json
 import os
 import re
 import statistics
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,9 +44,10 @@ class TensorRt(Runtime):
         self.name = "tensorrt:rtx" if spec.provider == "rtx" else "tensorrt"
         self.trt = _import(spec.provider == "rtx")
         settings = spec.settings()
+        options = [option for option in _OPTIONS if option != "timing_cache" or spec.provider != "rtx"]
         for key in settings:
-            if key not in _OPTIONS:
-                raise OptionError(f"--runtime-option {key}: {self.name} has {', '.join(_OPTIONS)}")
+            if key not in options:
+                raise OptionError(f"--runtime-option {key}: {self.name} has {', '.join(options)}")
         self.types = {key: _switch(key, settings[key]) for key in _TYPES if key in settings}
         self._check_types()
         self.level = _number(settings, "optimization_level", 5)
@@ -81,8 +84,13 @@ class TensorRt(Runtime):
             session.tick()
         return _kernels(session.loop.engine, profiler.times, self.trt)
 
-    def timing_cache(self) -> str:
-        """The file of timed kernels; TensorRT ignores one of another GPU or version, so each has its own."""
+    def timing_cache(self) -> str | None:
+        """The file of timed kernels; TensorRT ignores one of another GPU or version, so each has its own.
+
+        None for RTX, whose builder times nothing.
+        """
+        if self.spec.provider == "rtx":
+            return None
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-mdp"
         words = (self.name, self.version(), gpu_model(self.index).split(",")[0])
         name = re.sub(r"[^\w.]+", "-", "-".join(words))
@@ -167,7 +175,9 @@ class _TrtSession(ShapedSession[Any]):
 
         config = self._runtime.config(shapes, self._level, self._types, cache)
         try:
-            return EngineBytesFromNetwork(self._parsed, config=config, save_timing_cache=cache)()
+            with warnings.catch_warnings():  # Polygraphy also calls what the installed version has deprecated
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return EngineBytesFromNetwork(self._parsed, config=config, save_timing_cache=cache)()
         except Exception as error:
             raise self._runtime.failed("load", error) from error
 
