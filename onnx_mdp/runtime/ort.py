@@ -30,6 +30,7 @@ import onnxruntime as ort
 from onnx_mdp.errors import OptionError, RuntimeBackendError
 from onnx_mdp.graph.kernels import Named, name_nodes
 from onnx_mdp.runtime.base import Array, Feeds, Kernel, Runtime, RuntimeSpec, Session, cpu_model
+from onnx_mdp.runtime.folder import cache_folder
 from onnx_mdp.runtime.nvidia import gpu_model
 from onnx_mdp.runtime.plugins import find_plugin
 from onnx_mdp.runtime.providers import CPU, PROVIDERS, Provider, find_provider, library_file
@@ -54,8 +55,12 @@ class OnnxRuntime(Runtime):
         given = {key: value for key, value in settings.items() if "." not in key}
         if self.provider is CPU and given:
             raise OptionError(f"--runtime-option {next(iter(given))}: onnxruntime's CPU provider has no such option")
-        threads = {self.provider.threads: str(self.threads)} if self.provider.threads else {}
-        self._provider_options = {**self.provider.defaults, **threads, **given}
+        made = dict(self.provider.defaults)
+        if self.provider.threads:
+            made[self.provider.threads] = str(self.threads)
+        if self.provider.cache:
+            made[self.provider.cache] = str(cache_folder())
+        self._provider_options = made | given
         short = [key for key, known in PROVIDERS.items() if known.name == self.provider.name]
         self.name = "onnxruntime" if self.provider is CPU else f"onnxruntime:{[*short, self.provider.name][0]}"
         self.profiles = self.provider is CPU  # elsewhere the profiler times the launch of a kernel, not the kernel
@@ -147,7 +152,9 @@ class OnnxRuntime(Runtime):
             return [CPU.name]
         if not self.provider.plugin:
             _check_listed(self.provider)
-            return [(self.provider.name, self._provider_options), *self.provider.fallback, CPU.name]
+            same = {"device_id": str(self._device)}
+            fallback = [(name, same) for name in self.provider.fallback]
+            return [(self.provider.name, self._provider_options), *fallback, CPU.name]
         devices = [device for device in ort.get_ep_devices() if device.ep_name == self.provider.name]
         if self._device >= len(devices):
             raise RuntimeBackendError(
@@ -159,27 +166,25 @@ class OnnxRuntime(Runtime):
         return []
 
     def _note(self, session: Any) -> str:
-        """What the CPU computes instead of the provider.
+        """What another provider computes instead.
 
         Raises:
             RuntimeBackendError: that is everything.
         """
         if self.provider is CPU or not hasattr(session, "get_provider_graph_assignment_info"):
             return ""
-        own = (self.provider.name, *self.provider.fallback)
-        left, total = Counter[str](), 0
-        for part in session.get_provider_graph_assignment_info():
-            nodes = part.get_nodes()
-            total += len(nodes)
-            left.update(node.op_type for node in nodes if part.ep_name not in own)
-        count = left.total()
-        if total and count == total:
+        nodes = [
+            (part.ep_name, node) for part in session.get_provider_graph_assignment_info() for node in part.get_nodes()
+        ]
+        left = Counter(node.op_type for provider, node in nodes if provider != self.provider.name)
+        if nodes and left.total() == len(nodes):
             raise RuntimeBackendError(
-                f"onnxruntime does not load the model on {self.provider.name}: the provider takes none of its {total} "
-                "nodes, the CPU would run all of them; use --runtime onnxruntime"
+                f"onnxruntime does not load the model on {self.provider.name}: the provider takes none of its "
+                f"{len(nodes)} nodes, and others would run them all; use --runtime onnxruntime for the CPU"
             )
+        others = " and ".join(sorted({provider for provider, _ in nodes} - {self.provider.name}))
         kinds = ", ".join(f"{number} {op}" for op, number in left.most_common(4))
-        return f"{count} of {total} nodes run on the CPU, not on {self.provider.name}: {kinds}" if count else ""
+        return f"{self.provider.name} leaves {left.total()} of {len(nodes)} nodes to {others}: {kinds}" if left else ""
 
 
 def _whole(settings: dict[str, str], key: str) -> int:

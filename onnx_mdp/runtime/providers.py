@@ -19,6 +19,7 @@ class Provider:
         fallback: providers that take what it leaves, before the CPU.
         gpu: whether it needs an NVIDIA GPU, whose memory then holds the bound tensors.
         defaults: provider options that are set unless given.
+        cache: the provider option that takes a folder to keep files in; empty for none.
         threads: the provider option that takes the number of CPU threads; empty for none.
         cpu_clock: whether at one thread all work is done by the calling thread, so that its CPU time is the latency.
         exact: whether float32 stays float32, rounded as on the CPU.
@@ -31,6 +32,7 @@ class Provider:
     fallback: tuple[str, ...] = ()
     gpu: bool = False
     defaults: dict[str, str] = field(default_factory=dict)
+    cache: str = ""
     threads: str = ""
     cpu_clock: bool = False
     exact: bool = False
@@ -54,6 +56,7 @@ PROVIDERS: dict[str, Provider] = {
         fallback=("CUDAExecutionProvider",),
         gpu=True,
         defaults={"trt_timing_cache_enable": "1"},
+        cache="trt_timing_cache_path",
     ),
     "openvino": Provider(
         "OpenVINOExecutionProvider",

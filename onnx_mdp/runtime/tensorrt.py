@@ -23,8 +23,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from onnx_mdp.errors import OptionError, RuntimeBackendError
 from onnx_mdp.runtime.base import Array, Feeds, Kernel, Runtime, RuntimeSpec, Session, cpu_model
+from onnx_mdp.runtime.folder import cache_folder
 from onnx_mdp.runtime.nvidia import gpu_model
 from onnx_mdp.runtime.shaped import ShapedSession, Shapes
 
@@ -91,12 +94,9 @@ class TensorRt(Runtime):
         """
         if self.spec.provider == "rtx":
             return None
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-mdp"
         words = (self.name, self.version(), gpu_model(self.index).split(",")[0])
         name = re.sub(r"[^\w.]+", "-", "-".join(words))
-        path = self._cache or folder / f"{name}.timing"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
+        return str(self._cache or cache_folder() / f"{name}.timing")
 
     def config(self, shapes: Shapes, level: int | None, types: Mapping[str, bool], cache: str | None) -> Any:
         """The builder's configuration for concrete shapes."""
@@ -162,7 +162,9 @@ class _TrtSession(ShapedSession[Any]):
         if runtime.types.get("int8") and not quantized:
             self.note = "int8=true changes nothing: the model has no QuantizeLinear and DequantizeLinear nodes"
         inputs = [network.get_input(i) for i in range(network.num_inputs)]
-        if all(size >= 0 for port in inputs for size in port.shape):
+        fixed = all(size >= 0 for port in inputs for size in port.shape)
+        self._aim = "load" if fixed else "run"  # what fails where no engine is made for the shapes
+        if fixed:
             self.at({port.name: tuple(port.shape) for port in inputs})
 
     def build(self, shapes: Shapes, cache: str | None = None) -> Any:
@@ -179,7 +181,7 @@ class _TrtSession(ShapedSession[Any]):
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return EngineBytesFromNetwork(self._parsed, config=config, save_timing_cache=cache)()
         except Exception as error:
-            raise self._runtime.failed("load", error) from error
+            raise self._runtime.failed(self._aim, error) from error
 
     def compile(self, shapes: Shapes) -> Any:
         """A runner of an engine for these shapes."""
@@ -191,7 +193,7 @@ class _TrtSession(ShapedSession[Any]):
             runner = TrtRunner(engine_from_bytes(plan))
             runner.activate()
         except Exception as error:
-            raise self._runtime.failed("load", error) from error
+            raise self._runtime.failed(self._aim, error) from error
         weakref.finalize(self, runner.deactivate)
         return runner
 
@@ -232,6 +234,7 @@ class _Loop:
         self.context = engine.create_execution_context()
         self.gpu_ns = 0.0
         self._stream = cuda.Stream()
+        weakref.finalize(self, self._stream.free)
         self._events = [ctypes.c_void_p(), ctypes.c_void_p()]
         for event in self._events:
             _check(_cudart().cudaEventCreate(ctypes.byref(event)))
@@ -251,7 +254,7 @@ class _Loop:
             address = value.ctypes.data
         else:
             buffer = cuda.DeviceArray(value.shape, value.dtype)
-            buffer.copy_from(value)
+            buffer.copy_from(np.ascontiguousarray(value))
             self._buffers.append(buffer)
             weakref.finalize(self, buffer.free)
             address = buffer.ptr

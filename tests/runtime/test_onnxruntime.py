@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 from onnx_mdp.errors import OptionError, RuntimeBackendError
 from onnx_mdp.runtime.base import RuntimeSpec
@@ -110,3 +113,15 @@ def test_a_plugin_without_its_device(cnn: Path) -> None:
         return
     with pytest.raises(RuntimeBackendError, match="finds no device it supports"):
         open_runtime(spec)
+
+
+def test_nodes_that_a_provider_leaves_are_named(build: Callable[..., onnx.ModelProto]) -> None:
+    if remedy("onnxruntime:openvino"):
+        pytest.skip(remedy("onnxruntime:openvino"))
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Det", ["a"], ["y"])]
+    model = build(nodes, {"x": (2, 3, 3)}, ["y"], {})
+    session = open_runtime(RuntimeSpec("onnxruntime:openvino")).open(model.SerializeToString())
+    assert session.note == "OpenVINOExecutionProvider leaves 1 of 2 nodes to CPUExecutionProvider: 1 Det"
+    lone = build([helper.make_node("Det", ["x"], ["y"])], {"x": (2, 3, 3)}, ["y"], {})
+    with pytest.raises(RuntimeBackendError, match="takes none of its 1 nodes"):
+        open_runtime(RuntimeSpec("onnxruntime:openvino")).open(lone.SerializeToString())

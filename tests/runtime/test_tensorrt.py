@@ -64,7 +64,7 @@ def test_engines_are_built_for_the_asked_shapes(cnn: Path) -> None:
     assert runtime
     sizes = [runtime.open(str(cnn)).build({"input": (batch, 3, 32, 32)}).nbytes for batch in (1, 64)]  # type: ignore[attr-defined]
     assert min(sizes) > cnn.stat().st_size, "an engine holds the weights"
-    with pytest.raises(RuntimeBackendError, match="does not load the model"):
+    with pytest.raises(RuntimeBackendError, match="does not run the model"):
         runtime.open(cnn.read_bytes()).build({"input": (1, 4, 32, 32)})  # type: ignore[attr-defined]
 
 
