@@ -19,6 +19,7 @@ from onnx_mdp.runtime.base import Array, Feeds, Kernel, Runtime, RuntimeSpec, Se
 from onnx_mdp.runtime.shaped import ShapedSession, Shapes
 
 _BATCHES = 3  # of profiled runs, each on a model compiled anew
+_WARM = 3  # runs of each that do not count: the first packs weights, the next find caches cold
 
 
 class OpenVino(Runtime):
@@ -67,7 +68,7 @@ class OpenVino(Runtime):
         """The nodes of the compiled model, by its performance counters.
 
         A counter is the mean over all runs since the model was compiled, and the first of them also packs weights. So
-        each is read twice, after the first run and at the end, and the median is over models compiled anew.
+        each is read twice, after a few runs and at the end, and the median is over models compiled anew.
         """
         session = _OpenVinoSession(self._read(model), lambda at: self._compile(at, optimize=True, PERF_COUNT=True))
         shapes = {name: value.shape for name, value in feeds.items()}
@@ -87,6 +88,8 @@ class OpenVino(Runtime):
             "ENABLE_CPU_PINNING": False,
         }
         given = {key.upper(): value for key, value in settings.items()}
+        if "INFERENCE_NUM_THREADS" in given:
+            raise OptionError("--runtime-option inference_num_threads: give the threads as --threads")
         for key, name in zip(given, settings, strict=True):
             if known.get(key) != "RW":
                 raise OptionError(
@@ -102,7 +105,7 @@ class OpenVino(Runtime):
             raise RuntimeBackendError(f"OpenVINO does not load the model: {_reason(error)}") from error
 
     def _compile(self, model: Any, *, optimize: bool, **more: Any) -> Any:
-        plain = {} if optimize else {"LP_TRANSFORMS_MODE": False}
+        plain = {"LP_TRANSFORMS_MODE": False} if self._kind == "CPU" and not optimize else {}
         return self._core.compile_model(model, self._kind, self._properties | plain | more)
 
 
@@ -143,7 +146,8 @@ class _OpenVinoSession(ShapedSession[Any]):
 
     def bind(self, feeds: Feeds) -> None:
         self.run(feeds)
-        self._bound = self.compiled(feeds)
+        # A request of its own, since runs in between set the inputs of the other to arrays that may be gone by then.
+        self._bound = self.compiled(feeds).get_compiled_model().create_infer_request()
         for name, value in feeds.items():
             self._bound.set_tensor(name, openvino.Tensor(value))
 
@@ -165,13 +169,14 @@ def _name(port: Any) -> str:
 
 
 def _counted(request: Any, feeds: Feeds, runs: int) -> dict[str, float]:
-    """Milliseconds of each node, as a mean over all runs but the first; zero for what is never executed."""
-    request.infer(dict(feeds))
-    first = {node.node_name: node.real_time for node in request.get_profiling_info()}
+    """Milliseconds of each node, as a mean over all runs but the first few; zero for what is never executed."""
+    for _ in range(_WARM):
+        request.infer(dict(feeds))
+    warm = {node.node_name: node.real_time * _WARM for node in request.get_profiling_info()}
     for _ in range(runs):
         request.infer(dict(feeds))
     return {
-        node.node_name: max(0.0, (node.real_time * (runs + 1) - first[node.node_name]).total_seconds() * 1e3 / runs)
+        node.node_name: max(0.0, (node.real_time * (_WARM + runs) - warm[node.node_name]).total_seconds() * 1e3 / runs)
         for node in request.get_profiling_info()
     }
 

@@ -55,6 +55,8 @@ class OnnxRuntime(Runtime):
         given = {key: value for key, value in settings.items() if "." not in key}
         if self.provider is CPU and given:
             raise OptionError(f"--runtime-option {next(iter(given))}: onnxruntime's CPU provider has no such option")
+        if self.provider.threads in given:
+            raise OptionError(f"--runtime-option {self.provider.threads}: give the threads as --threads")
         made = dict(self.provider.defaults)
         if self.provider.threads:
             made[self.provider.threads] = str(self.threads)

@@ -134,6 +134,16 @@ def test_a_larger_batch_takes_longer(backend: Runtime, cnn: Path, calibration: P
     assert many > 1.5 * one
 
 
+def test_runs_between_ticks_do_not_disturb_what_is_bound(backend: Runtime, cnn: Path, calibration: Path) -> None:
+    images = np.load(calibration)["input"]
+    session = backend.open(str(cnn))
+    session.bind({"input": images[:2].copy()})
+    expected = session.run({"input": images[2:4].copy()})[0]
+    for _ in range(20):
+        session.tick()
+        assert np.array_equal(session.run({"input": images[2:4].copy()})[0], expected)
+
+
 def test_busy_clock_counts_all_work_and_no_more(backend: Runtime, cnn: Path, calibration: Path) -> None:
     if not backend.trusts_busy:
         pytest.skip(f"{backend.name} gives wall time only")

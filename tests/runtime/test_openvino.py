@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(bool(remedy("openvino")), reason=remedy("openvin
 def test_options_are_openvinos_properties(cnn: Path) -> None:
     with pytest.raises(OptionError, match="has no such property; it has .*inference_precision_hint"):
         open_runtime(RuntimeSpec("openvino", 1, ("precision=bf16",)))
+    with pytest.raises(OptionError, match="--threads"):
+        open_runtime(RuntimeSpec("openvino", 1, ("inference_num_threads=2",)))
     half = open_runtime(RuntimeSpec("openvino", 1, ("inference_precision_hint=bf16",)))
     assert not half.keeps_precision
     assert "inference_precision_hint=bf16" in str(half.fingerprint)
