@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check and test, from a fresh checkout: makes an environment, installs, lints, types, tests.
 # Slower suites have markers of their own: tools/test.sh -m real (the models in ../shared/real), -m zoo (../shared/zoo),
-# -m slow (thousands of random networks).
+# -m slow (thousands of random networks, a model over 2 GB).
 set -euo pipefail
 source "$(dirname "$0")/environment.sh" test
 ruff check .

@@ -10,14 +10,18 @@ import numpy as np
 import onnx
 
 from onnx_mdp.graph.shapes import Shape, dims
+from onnx_mdp.graph.weights import is_large, without_big_weights
 
 Signature = tuple[tuple[str, int, tuple[str, ...]], ...]
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Run onnx.checker with full shape inference; raises onnx's ValidationError or InferenceError as ValueError."""
+    """Run onnx.checker with full shape inference; raises onnx's ValidationError or InferenceError as ValueError.
+
+    Neither looks at the values of big weights, so a large model is checked without them.
+    """
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(without_big_weights(model) if is_large(model) else model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ValueError(str(error).strip().splitlines()[0]) from error
 

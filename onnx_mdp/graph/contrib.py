@@ -82,13 +82,26 @@ def _multi_head_attention(shapes: Sequence[Shape], attributes: Mapping[str, Any]
     return ((*shapes[0][:2], shapes[2][2]),)
 
 
+def _group_query_attention(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    *lead, width = shapes[0]
+    heads, keys = attributes["num_heads"], attributes["kv_num_heads"]
+    return ((*lead, width if shapes[1] else width // (heads + 2 * keys) * heads),)
+
+
 def _fused_matmul(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
     left, right = (
-        (*shape[:-2], shape[-1], shape[-2]) if attributes.get(flag) and len(shape) > 1 else shape
-        for shape, flag in ((shapes[0], "transA"), (shapes[1], "transB"))
+        _plain_factor(shape, bool(attributes.get(f"trans{which}")), bool(attributes.get(f"transBatch{which}")))
+        for shape, which in zip(shapes, "AB", strict=True)
     )
     lead = np.broadcast_shapes(left[:-2], right[:-2])
     return ((*lead, *left[-2:-1], *(right[-1:] if len(right) > 1 else ())),)
+
+
+def _plain_factor(shape: Shape, swapped: bool, outermost: bool) -> Shape:
+    """The shape of a matrix product's factor before it was transposed."""
+    if outermost and len(shape) > 2:
+        shape = (*shape[1:-1], shape[0], shape[-1])
+    return (*shape[:-2], shape[-1], shape[-2]) if swapped and len(shape) > 1 else shape
 
 
 def _skip(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Shape | None, ...]:
@@ -110,6 +123,7 @@ def _concat(shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> tuple[Sha
 _FORMULAS: dict[str, Callable[[Sequence[Shape], Mapping[str, Any]], tuple[Shape | None, ...]]] = {
     "Attention": _attention,
     "MultiHeadAttention": _multi_head_attention,
+    "GroupQueryAttention": _group_query_attention,
     "FusedMatMul": _fused_matmul,
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip),
     "EmbedLayerNormalization": _embed,

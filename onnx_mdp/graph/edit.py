@@ -12,8 +12,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_mdp.graph.normalize import is_copy, original_name
 from onnx_mdp.graph.shapes import Array
+from onnx_mdp.graph.unshare import is_copy, original_name
+from onnx_mdp.graph.weights import array, put, with_weights
 
 G_LOGGER.severity = G_LOGGER.ERROR
 
@@ -47,8 +48,9 @@ def rewrite(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
         _bypass(graph, tensors[name], tensors[value])
     graph.cleanup(remove_unused_graph_inputs=False)
     alive = graph.tensors()
+    heavy = _set_aside(model, edits, alive)
     for name, cuts in edits.slices.items():
-        if name in alive:
+        if name in alive and name not in heavy:
             alive[name].values = sliced(alive[name].values, cuts)
     for name, elements in edits.values.items():
         if name in alive:
@@ -56,14 +58,35 @@ def rewrite(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
             values.reshape(-1)[list(elements)] = list(elements.values())
             alive[name].values = values
     for name, scale in edits.scales.items():
-        if name in alive:
+        if name in alive and name not in heavy:
             _scale(graph, alive[name], scale)
     _merge_copies(alive)
     for tensor in alive.values():
         if isinstance(tensor, gs.Variable) and tensor not in graph.outputs and tensor not in graph.inputs:
             tensor.shape = tensor.dtype = None
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    return _restored(gs.export_onnx(graph), model, set(edits.attributes))
+    result = _restored(gs.export_onnx(graph), model, set(edits.attributes))
+    for tensor in result.graph.initializer:
+        if tensor.name in heavy:
+            put(tensor, _edited(heavy[tensor.name], edits), tensor.name)
+    return result
+
+
+def _set_aside(model: onnx.ModelProto, edits: Edits, alive: Mapping[str, gs.Tensor]) -> dict[str, onnx.TensorProto]:
+    """The weights of two and more dimensions that change; the graph gets empty ones in their place.
+
+    Graphsurgeon holds several copies of a weight that it is given, and does not read weights that lie in files.
+    """
+    changed = {*edits.slices, *edits.scales} - set(edits.values)
+    heavy = {t.name: t for t in model.graph.initializer if len(t.dims) > 1 and t.name in changed and t.name in alive}
+    for name, tensor in heavy.items():
+        alive[name].values = np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return heavy
+
+
+def _edited(tensor: onnx.TensorProto, edits: Edits) -> Array:
+    values = sliced(array(tensor), edits.slices.get(tensor.name, {}))
+    return values * edits.scales[tensor.name] if tensor.name in edits.scales else values
 
 
 def sliced(values: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
@@ -83,15 +106,16 @@ def masked(
 
     `zeros` holds, for weights stored as codes, the codes of zero.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     silent = set(zeroed)
-    for tensor in copy.graph.initializer:
-        if tensor.name in silent or tensor.name in slices:
-            values = np.array(onnx.numpy_helper.to_array(tensor))
-            zero = np.broadcast_to(zeros.get(tensor.name, np.zeros((), values.dtype)), values.shape)
-            values = zero if tensor.name in silent else _zeroed(values, zero, slices[tensor.name])
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+    copy = with_weights(model, ())
+    for tensor in model.graph.initializer:
+        added = copy.graph.initializer.add()
+        if tensor.name not in silent and tensor.name not in slices:
+            added.CopyFrom(tensor)
+            continue
+        values = np.array(array(tensor))
+        zero = np.broadcast_to(zeros.get(tensor.name, np.zeros((), values.dtype)), values.shape)
+        put(added, zero if tensor.name in silent else _zeroed(values, zero, slices[tensor.name]), tensor.name)
     return copy
 
 
@@ -125,12 +149,12 @@ def _scale(graph: gs.Graph, tensor: gs.Tensor, scale: Array) -> None:
 def _merge_copies(tensors: Mapping[str, gs.Tensor]) -> None:
     """Undo the copies `normalize` made of shared initializers wherever the cut left them equal."""
     copied = {original_name(name) for name in tensors if is_copy(name)}
-    first: dict[tuple[str, bytes], gs.Tensor] = {}
+    first: dict[tuple[str, tuple[int, ...], bytes], gs.Tensor] = {}
     for name, tensor in tensors.items():
         origin = original_name(name)
         if origin not in copied or not isinstance(tensor, gs.Constant):
             continue
-        kept = first.setdefault((origin, tensor.values.tobytes()), tensor)
+        kept = first.setdefault((origin, tensor.values.shape, tensor.values.tobytes()), tensor)
         if origin not in tensors and not any(other.name == origin for other in first.values()):
             kept.name = origin
         if kept is not tensor:

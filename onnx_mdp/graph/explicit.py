@@ -29,6 +29,8 @@ def _is_implicit(node: onnx.NodeProto) -> bool:
     present = {attribute.name for attribute in node.attribute}
     if node.op_type == "Split" and node.domain in ("", "ai.onnx"):
         return "split" not in present and len([name for name in node.input if name]) < 2
+    if node.domain == "com.microsoft" and any(a.name == "scale" and a.f == 0 for a in node.attribute):
+        present.discard("scale")  # there zero stands for the default
     return node.op_type in _FORMS and node.op_type != "Split" and "scale" not in present
 
 
@@ -59,13 +61,19 @@ def _attention(graph: onnx.GraphProto, node: onnx.NodeProto, facts: Facts, opset
     else:
         query = facts.shapes[node.input[0]]
         width = query[-1] if len(query) == 4 else query[-1] // attributes.get("q_num_heads", 1)
-    node.attribute.append(onnx.helper.make_attribute("scale", 1 / math.sqrt(width)))
+    _set_scale(node, width)
 
 
 def _multi_head_attention(graph: onnx.GraphProto, node: onnx.NodeProto, facts: Facts, opset: int) -> None:
     heads = next(a.i for a in node.attribute if a.name == "num_heads")
     shape = facts.shapes[node.input[0]]
     width = shape[-1] // heads if len(shape) == 3 else shape[-1]
+    _set_scale(node, width)
+
+
+def _set_scale(node: onnx.NodeProto, width: int) -> None:
+    for attribute in [a for a in node.attribute if a.name == "scale"]:
+        node.attribute.remove(attribute)
     node.attribute.append(onnx.helper.make_attribute("scale", 1 / math.sqrt(width)))
 
 

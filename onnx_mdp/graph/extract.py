@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_mdp.graph.network import FLOATS, Network, Node
+from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.graph.shapes import Array, Shape
+from onnx_mdp.graph.weights import FLOATS, put
 
 _SMALL = 16  # elements
 _NOISE = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32)
@@ -77,7 +78,9 @@ def _shown(value: Any) -> str:
 
 def extract(network: Network, piece: Piece) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """The piece as a model of its own, and inputs to run it on."""
-    graph = onnx.GraphProto(name="piece")
+    model = onnx.ModelProto(ir_version=network.model.ir_version, opset_import=network.model.opset_import)
+    graph = model.graph
+    graph.name = "piece"
     for node in piece.nodes:
         proto = onnx.NodeProto()
         proto.CopyFrom(network.model.graph.node[node.index])
@@ -93,28 +96,27 @@ def extract(network: Network, piece: Piece) -> tuple[onnx.ModelProto, dict[str, 
             values = np.array(piece.integers[name], kind).reshape(piece.shapes.get(name, (len(piece.integers[name]),)))
             graph.initializer.append(numpy_helper.from_array(values, name))
         elif name in network.weights:
-            graph.initializer.append(_weight(network, name, piece.shapes[name]))
+            put(graph.initializer.add(), _weight(network, name, piece.shapes[name]), name)
     feeds = {name: _noise(piece.shapes[name], network.types[name]) for name in piece.inputs}
     graph.input.extend(helper.make_tensor_value_info(n, network.types[n], piece.shapes[n]) for n in piece.inputs)
     graph.output.extend(helper.make_tensor_value_info(n, network.types[n], piece.shapes[n]) for n in piece.outputs)
-    model = onnx.ModelProto(ir_version=network.model.ir_version, opset_import=network.model.opset_import, graph=graph)
     model.functions.extend(network.model.functions)
     return model, feeds
 
 
-def _weight(network: Network, name: str, shape: Shape) -> onnx.TensorProto:
+def _weight(network: Network, name: str, shape: Shape) -> Array:
     """Noise of the given shape; small tensors that keep their shape keep their values (scales, bounds, indices)."""
     elem = network.types[name]
     if shape == network.shapes[name] and (elem not in FLOATS or math.prod(shape) <= _SMALL):
-        return numpy_helper.from_array(np.ascontiguousarray(network.weights[name]), name)
-    noise = _noise(shape, elem)
-    return numpy_helper.from_array(noise * 0.05 if elem == onnx.TensorProto.FLOAT and len(shape) > 1 else noise, name)
+        return network.weights[name]
+    return _noise(shape, elem, 0.05 if elem == onnx.TensorProto.FLOAT and len(shape) > 1 else 1.0)
 
 
-def _noise(shape: Sequence[int], elem: int) -> Array:
-    dtype = helper.tensor_dtype_to_np_dtype(elem)
-    count = math.prod(shape)
-    values = np.resize(_NOISE, count).reshape(shape)
-    if np.dtype(dtype).kind in "iub":
-        return np.abs(values).astype(dtype)
-    return (np.abs(values) + 0.1 if len(shape) == 1 else values).astype(dtype)
+def _noise(shape: Sequence[int], elem: int, scale: float = 1.0) -> Array:
+    """Repeated noise; all there is to compute is computed before it is repeated, for the sake of large shapes."""
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(elem))
+    positive = dtype.kind in "iub" or len(shape) == 1
+    values = np.abs(_NOISE) if positive else _NOISE
+    if positive and dtype.kind not in "iub":
+        values = values + np.float32(0.1)
+    return np.resize((values * np.float32(scale)).astype(dtype), shape)

@@ -19,8 +19,10 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_mdp.graph import contrib
 from onnx_mdp.graph.shapes import Array, Shape, dims
+from onnx_mdp.graph.weights import FLOATS, array
 
 _SMALL = 4096  # elements: values of larger tensors are never shapes
+_FEW = 16  # elements: floats of no more may be bounds, scales or exponents that an operator's rule must know
 _DEFAULT_DOMAIN = ("", "ai.onnx")
 # Standard operators without inference of their own whose result is like their input.
 _UNINFERRED = {"GroupNormalization", "MeanVarianceNormalization"}
@@ -50,10 +52,11 @@ class _Inference:
         self.evaluators: dict[bytes, ReferenceEvaluator] = {}
         for value in model.graph.input:
             self._learn(value.name, value.type.tensor_type.elem_type, inputs[value.name])
+        self.stored = {t.name for t in model.graph.initializer if t.data_type in FLOATS and math.prod(t.dims) > _FEW}
         for tensor in model.graph.initializer:
             self._learn(tensor.name, tensor.data_type, tuple(tensor.dims))
             if math.prod(tensor.dims) <= _SMALL and len(tensor.dims) <= 2:
-                self.facts.values[tensor.name] = numpy_helper.to_array(tensor)
+                self.facts.values[tensor.name] = array(tensor)
 
     def run(self) -> Facts:
         for node in self.graph.node:
@@ -142,6 +145,8 @@ class _Inference:
         facts = self.facts
         if node.domain not in _DEFAULT_DOMAIN or node.op_type.startswith(("Random", "Dequantize")):
             return  # codes stay codes
+        if node.op_type in ("Cast", "CastLike") and node.input[0] in self.stored:
+            return  # a weight keeps the type it is stored in
         small = all(math.prod(facts.shapes.get(name, (_SMALL + 1,))) <= _SMALL for name in node.output if name)
         if not small or not all(name in facts.values for name in node.input if name):
             return

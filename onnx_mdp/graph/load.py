@@ -7,12 +7,11 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
 from onnx_mdp.errors import ExternalDataError, ModelError, NotOnnxError
 from onnx_mdp.graph.check import Signature, parameter_count, signature
-
-PROTOBUF_LIMIT = 2**31 - 1
+from onnx_mdp.graph.weights import PROTOBUF_LIMIT, is_big, is_large, model_bytes, refer, stored_bytes, weight_bytes
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,9 @@ class Source:
 
 
 def load(model: str | Path | onnx.ModelProto) -> tuple[Source, onnx.ModelProto]:
-    """The model as it was given, and a copy with all of its weights in memory that is the caller's to change.
+    """The model as it was given, and a copy that is the caller's to change.
+
+    The copy holds its weights, but for the big ones of a large model with external data, which stay in their files.
 
     Raises:
         NotOnnxError: the file does not exist, is no ONNX model, or is cut short.
@@ -47,6 +48,11 @@ def load(model: str | Path | onnx.ModelProto) -> tuple[Source, onnx.ModelProto]:
         ModelError: the model breaks the ONNX specification.
     """
     if isinstance(model, onnx.ModelProto):
+        if weight_bytes(model) > PROTOBUF_LIMIT:
+            raise ModelError(
+                f"{model.graph.name or 'the model'}: holds {weight_bytes(model) / 1e9:.1f} GB, more than protobuf "
+                "copies; write it with onnx.save(..., save_as_external_data=True) and give its path"
+            )
         data = model.SerializeToString()
         return _source(onnx.ModelProto.FromString(data), model.graph.name or "the model", data, None)
     path = Path(model)
@@ -61,14 +67,21 @@ def _source(
     if external and path is None:
         raise ExternalDataError(f"{name}: its weights lie in other files; give the path of the .onnx file instead")
     if external and path:
+        _find_external(proto, path)
+        _check(reference, name)
         _load_external(proto, path)
-    _check(reference, name)
-    size = proto.ByteSize() if external else path.stat().st_size if path else len(reference)
+    else:
+        _check(reference, name)
+    size = model_bytes(proto) if external else path.stat().st_size if path else len(reference)
     return Source(name, reference, path, external, signature(proto), parameter_count(proto), size), proto
 
 
 def _parse(path: Path) -> onnx.ModelProto:
     try:
+        size = path.stat().st_size
+        if size > PROTOBUF_LIMIT:
+            problem = f"{size / 1e9:.1f} GB in one file, more than protobuf reads; export it with external data"
+            raise NotOnnxError(f"{path}: {problem}")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise NotOnnxError(f"{path}: no such file") from error
@@ -85,17 +98,37 @@ def _parse(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _load_external(proto: onnx.ModelProto, path: Path) -> None:
+def _find_external(proto: onnx.ModelProto, path: Path) -> None:
     folder = path.resolve().parent
-    for tensor in proto.graph.initializer:
+    for tensor in filter(uses_external_data, proto.graph.initializer):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         place = folder / entries.get("location", "?")
-        if uses_external_data(tensor) and not place.is_file():
+        if not place.is_file():
             raise ExternalDataError(f"{path}: the data of {tensor.name!r} is missing; copy {place} beside the model")
+
+
+def _load_external(proto: onnx.ModelProto, path: Path) -> None:
+    folder = path.resolve().parent
+    external = [tensor for tensor in proto.graph.initializer if uses_external_data(tensor)]
+    mapped = [tensor for tensor in external if is_big(tensor)] if is_large(proto) else []
     try:
+        for tensor in mapped:
+            _map(tensor, folder)
+            tensor.data_location = onnx.TensorProto.DEFAULT  # or the next line would load it
         load_external_data_for_model(proto, str(folder))
+        for tensor in mapped:
+            tensor.data_location = onnx.TensorProto.EXTERNAL
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ExternalDataError(f"{path}: external data cannot be read: {_first_line(error)}") from error
+
+
+def _map(tensor: onnx.TensorProto, folder: Path) -> None:
+    """Let a weight name its place for this process, once it is clear that all of it is there."""
+    place = ExternalDataInfo(tensor)
+    there, needed = (folder / place.location).stat().st_size - (place.offset or 0), stored_bytes(tensor)
+    if there < needed or (place.length or needed) != needed:
+        raise ValueError(f"{place.location} holds {max(there, 0)} of the {needed} bytes of {tensor.name!r}")
+    refer(tensor, place.location, place.offset or 0, folder)
 
 
 def _check(model: str | bytes, name: str) -> None:

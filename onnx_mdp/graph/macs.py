@@ -16,10 +16,13 @@ def node_macs(network: Network) -> Mapping[int, int]:
 
 def _macs(network: Network, node: Node) -> int:
     count = _COUNTS.get(node.op)
-    known = [name for name in (*node.inputs[:2], node.outputs[0]) if name in network.shapes]
-    if count is None or len(known) < 3:
+    names = [name for name in (*node.inputs[:2], node.outputs[0]) if name]
+    if count is None or not all(name in network.shapes for name in names):
         return 0
-    x, w, y = (network.shapes[name] for name in known)
+    shapes = [network.shapes[name] for name in names]
+    if len(shapes) < 3:
+        return _packed_attention(shapes[-1]) if count is _attention else 0
+    x, w, y = shapes
     return count(node, x, w, y)
 
 
@@ -32,8 +35,10 @@ def _conv_transpose(node: Node, x: Shape, w: Shape, y: Shape) -> int:
 
 
 def _matmul(node: Node, x: Shape, w: Shape, y: Shape) -> int:
-    contracted = x[0 if node.attributes.get("transA", 0) else -1] if x else 1
-    return math.prod(y) * contracted
+    if not x:
+        return math.prod(y)
+    rows = 0 if node.attributes.get("transBatchA", 0) else max(len(x) - 2, 0)  # where the rows of x stand
+    return math.prod(y) * x[rows if node.attributes.get("transA", 0) else -1]
 
 
 def _einsum(node: Node, x: Shape, w: Shape, y: Shape) -> int:
@@ -51,9 +56,16 @@ def _letter_sizes(letters: str, shape: Sequence[int]) -> dict[str, int]:
 
 
 def _attention(node: Node, x: Shape, w: Shape, y: Shape) -> int:
-    """Queries times keys, and as much again for the values."""
-    tokens = w[-2]
-    return (math.prod(x) + math.prod(y)) * tokens
+    """Queries times keys, and as much again for the values; what takes a matrix of weights projects all three first."""
+    if len(w) > 2:
+        return (math.prod(x) + math.prod(y)) * w[-2]
+    widths: list[int] = node.attributes.get("qkv_hidden_sizes") or [w[1] // 3] * 3
+    return math.prod(x) * w[1] + math.prod(x[:2]) * x[1] * (widths[0] + widths[2])
+
+
+def _packed_attention(y: Shape) -> int:
+    """Queries, keys and values in one tensor have one width."""
+    return 2 * math.prod(y) * y[1]
 
 
 _COUNTS: dict[str, Callable[[Node, Shape, Shape, Shape], int]] = {
@@ -61,5 +73,5 @@ _COUNTS: dict[str, Callable[[Node, Shape, Shape, Shape], int]] = {
     "ConvTranspose": _conv_transpose,
     **dict.fromkeys(("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger"), _matmul),
     "Einsum": _einsum,
-    **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention),
+    **dict.fromkeys(("Attention", "GroupQueryAttention", "MultiHeadAttention"), _attention),
 }

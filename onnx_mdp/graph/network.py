@@ -12,15 +12,9 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_mdp.graph.infer import infer
-from onnx_mdp.graph.normalize import original_name
 from onnx_mdp.graph.shapes import Array, Shape, input_shapes
-
-FLOATS = {
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-}
+from onnx_mdp.graph.unshare import original_name
+from onnx_mdp.graph.weights import FLOATS, array
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +35,13 @@ class Node:
 
 
 class Weights(Mapping[str, Array]):
-    """Initializers by name, converted on each access so that no second copy of the model lives in memory."""
+    """Initializers by name, converted or mapped on each access so that no second copy of the model lives in memory."""
 
     def __init__(self, tensors: Mapping[str, onnx.TensorProto]) -> None:
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> Array:
-        return numpy_helper.to_array(self._tensors[name])
+        return array(self._tensors[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -102,7 +96,7 @@ class Network:
 
     @cached_property
     def uses(self) -> Mapping[str, tuple[str, ...]]:
-        """For every shared vector that the normal form copied, and for every copy, all of them in graph order."""
+        """For every shared weight that the normal form copied, and for every copy, all of them in graph order."""
         found: dict[str, list[str]] = {}
         for name in self.weights:
             found.setdefault(original_name(name), []).append(name)

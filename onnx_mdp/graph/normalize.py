@@ -6,18 +6,13 @@
 * Packed projections are split before they are moved (`onnx_mdp.graph.unpack`).
 * Sizes and scales that operators derive from a width are stated (`onnx_mdp.graph.explicit`).
 * Initializers that are also graph inputs stop being inputs (a cut weight could not be overridden anyway).
-* A vector or an integer list with several uses gets one copy per use. Exporters merge equal biases of unrelated
-  layers, and one shared shape list would tie every layer that reads it. Weights of two and more dimensions are
-  only shared when a layer really is applied twice: they stay one, and their uses are tied.
-* Likewise a shape list that is glued together from sizes: one for each Reshape or Expand that reads it.
+* What exporters and optimizers store once for unrelated layers gets one copy per use (`onnx_mdp.graph.unshare`).
 * Dense duplicates that are still equal in the result are merged again (`onnx_mdp.graph.edit`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
-from itertools import count
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -29,9 +24,7 @@ from onnx_mdp.graph.fold import fold
 from onnx_mdp.graph.precompute import drop_aliases, drop_dead, precompute
 from onnx_mdp.graph.shapes import Shape
 from onnx_mdp.graph.unpack import unpack
-
-COPY_MARK = "::use"
-INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
+from onnx_mdp.graph.unshare import unshare
 
 
 def normalize(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
@@ -50,18 +43,7 @@ def normalize(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
     unpack(model, asked)
     drop_dead(model.graph)
     make_explicit(model, asked)
-    _copy_shape_lists(model.graph)
-    _copy_shared(model.graph)
-
-
-def original_name(name: str) -> str:
-    """The input model's name of an initializer that may be a copy made here."""
-    return name.split(COPY_MARK, 1)[0]
-
-
-def is_copy(name: str) -> bool:
-    """Whether the initializer is a copy made here."""
-    return COPY_MARK in name
+    unshare(model.graph)
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
@@ -98,55 +80,3 @@ def _drop_weight_inputs(graph: onnx.GraphProto) -> None:
     weights = {tensor.name for tensor in graph.initializer}
     for value in [value for value in graph.input if value.name in weights]:
         graph.input.remove(value)
-
-
-def _copy_shape_lists(graph: onnx.GraphProto) -> None:
-    """Give every Reshape and Expand a shape list of its own where several read one that is glued together."""
-    lists = {node.output[0]: node for node in graph.node if node.op_type == "Concat"}
-    uses = Counter(name for node in graph.node for name in node.input if name in lists)
-    seen: Counter[str] = Counter()
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        glue = lists.get(node.input[1]) if node.op_type in ("Reshape", "Expand") and len(node.input) > 1 else None
-        if glue is not None and uses[glue.output[0]] > 1:
-            name = glue.output[0]
-            if seen[name]:
-                copy = onnx.NodeProto.FromString(glue.SerializeToString())
-                copy.output[0] = node.input[1] = f"{name}{COPY_MARK}{seen[name]}"
-                copy.name = f"{glue.name or name}{COPY_MARK}{seen[name]}"
-                nodes.append(copy)
-            seen[name] += 1
-        nodes.append(node)
-    if len(nodes) > len(graph.node):
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
-
-
-def _copy_shared(graph: onnx.GraphProto) -> None:
-    uses = Counter(name for node in graph.node for name in node.input)
-    outputs = {value.name for value in graph.output}
-    shared = {t.name: t for t in graph.initializer if uses[t.name] > 1 and _copied(t) and t.name not in outputs}
-    taken = {t.name for t in graph.initializer}  # a pruned model may hold copies already
-    seen: Counter[str] = Counter()
-    copies = []
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name not in shared:
-                continue
-            if seen[name]:
-                copy = onnx.TensorProto.FromString(shared[name].SerializeToString())
-                copy.name = node.input[i] = _free_name(f"{name}{COPY_MARK}", seen[name], taken)
-                taken.add(copy.name)
-                copies.append(copy)
-            seen[name] += 1
-    graph.initializer.extend(copies)
-
-
-def _free_name(stem: str, number: int, taken: Collection[str]) -> str:
-    """The stem with the first number from `number` on that gives a name not taken."""
-    return next(name for i in count(number) if (name := f"{stem}{i}") not in taken)
-
-
-def _copied(tensor: onnx.TensorProto) -> bool:
-    return len(tensor.dims) == 1 and (tensor.data_type in INTEGERS or tensor.dims[0] > 1)

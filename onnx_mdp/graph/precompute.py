@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_mdp.graph.fold import names_read_inside
 from onnx_mdp.graph.shapes import Array
+from onnx_mdp.graph.weights import array
 
 _MOVES = {
     *("Cast", "CastLike", "Concat", "DequantizeLinear", "Expand", "Flatten", "QuantizeLinear", "Reshape", "Resize"),
@@ -59,7 +60,7 @@ class _Values:
 
     def __getitem__(self, name: str) -> Array:
         if name in self._tensors:
-            return numpy_helper.to_array(self._tensors[name])
+            return array(self._tensors[name])
         if name not in self._found:
             node = self._constant[name]
             feeds = {given: self[given] for given in node.input if given}

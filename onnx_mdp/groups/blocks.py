@@ -15,6 +15,9 @@ from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.rules.line import Line
 
+# Every element goes to one place: x and what these make of it are the same numbers.
+_LAYOUTS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
 
 @dataclass(frozen=True)
 class Block:
@@ -77,6 +80,9 @@ def _region(network: Network, entry: str, branch: str, add: Node) -> frozenset[i
 
     What else they read (a mask, another branch's result) stays outside: it does not matter once they are gone. From
     the last node to the first, so that all readers of a node are settled before it; costs O(size of the region).
+
+    They may read x in another layout: an optimizer that moves a Transpose through the first operators of f leaves
+    the one behind x where it was.
     """
     inside, read = {add.index}, set[str]()
     pending, seen = _producers(network, {branch}), {add.index}
@@ -92,7 +98,15 @@ def _region(network: Network, entry: str, branch: str, add: Node) -> frozenset[i
         read |= set() if node.op in ("Shape", "Size") else network.varying.intersection((*node.inputs, *node.captured))
         for index in _producers(network, names):
             heapq.heappush(pending, index)
-    return frozenset(inside - {add.index}) if entry in read else None
+    reached = {_laid_out(network, name) for name in read}
+    return frozenset(inside - {add.index}) if _laid_out(network, entry) in reached else None
+
+
+def _laid_out(network: Network, name: str) -> str:
+    """The tensor that has the same elements, before they were laid out anew."""
+    while (node := network.producers.get(name)) is not None and node.op in _LAYOUTS:
+        name = node.inputs[0]
+    return name
 
 
 def _producers(network: Network, names: Iterable[str]) -> list[int]:

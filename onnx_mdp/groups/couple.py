@@ -9,8 +9,9 @@ from functools import cached_property
 from onnx_mdp.axes.terms import Factor, Term, fresh, leaves
 from onnx_mdp.axes.unify import MisalignedError, Unifier
 from onnx_mdp.graph.dims import AxisSize, Computed, Dim, Dims, Literal, follow_dims
-from onnx_mdp.graph.network import FLOATS, Network, Node
+from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.graph.shapes import Array
+from onnx_mdp.graph.weights import FLOATS
 from onnx_mdp.groups.codes import Code, decoded, find_codes
 from onnx_mdp.groups.zero import Spared, Zero, spare, zero_factors
 from onnx_mdp.rules import Refusal, View, line_of

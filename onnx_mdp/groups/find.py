@@ -16,7 +16,7 @@ from onnx_mdp.groups.couple import Coupling, Freeze, couple
 from onnx_mdp.groups.zero import carried
 
 _GENERATED = re.compile(r"(onnx::|val_|_v_|v\d|w_\d|\d)")
-_FUSED_ATTENTION = ("Attention", "MultiHeadAttention")
+_FUSED_ATTENTION = ("Attention", "GroupQueryAttention", "MultiHeadAttention")
 _SUFFIX = re.compile(r"[._/](weight|bias|kernel|gamma|beta|W|b)$")
 
 

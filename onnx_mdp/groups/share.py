@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from onnx_mdp.axes.terms import Factor, leaves
 from onnx_mdp.graph.macs import node_macs
-from onnx_mdp.graph.normalize import is_copy
+from onnx_mdp.graph.unshare import is_copy
 from onnx_mdp.groups.couple import Freeze
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.groups.zero import carried

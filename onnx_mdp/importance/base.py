@@ -23,6 +23,8 @@ from onnx_mdp.groups.find import Analysis, Group
 
 Vector = NDArray[np.float64]
 
+_SLAB = 1 << 22  # elements of a weight that are squared at a time: in double precision a whole one may not fit
+
 
 @dataclass(frozen=True, eq=False)
 class Curve:
@@ -121,5 +123,8 @@ def unit_energy(
 def weight_energy(values: NDArray[np.generic], axis: int) -> Vector:
     """Sum of squares of a weight at each position of an axis."""
     others = tuple(i for i in range(values.ndim) if i != axis)
-    squared: Vector = np.square(values.astype(np.float64)).sum(axis=others)
+    rows = max(1, _SLAB * len(values) // max(values.size, 1))
+    slabs = (values[i : i + rows] for i in range(0, max(len(values), 1), rows))
+    found = [np.square(slab.astype(np.float64)).sum(axis=others) for slab in slabs]
+    squared: Vector = np.concatenate(found) if axis == 0 else np.sum(found, axis=0)
     return squared

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnx_mdp.axes.terms import leaves
 from onnx_mdp.graph.expose import exposed
+from onnx_mdp.graph.external import loadable
 from onnx_mdp.groups.blocks import Block
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.base import Vector
@@ -95,7 +96,8 @@ def collect_moments(
     chunks = list(_chunks(analysis, list(_requests(analysis)), inputs.batch))
     for number, chunk in enumerate(chunks):
         names = list(dict.fromkeys(name for request in chunk for name in request.tensors))
-        session = runtime.open(exposed(analysis.network.model, names).SerializeToString())
+        with loadable(exposed(analysis.network.model, names)) as reference:
+            session = runtime.open(reference)
         moments.runs = 0
         for feeds in inputs.batches():
             found = dict(zip(names, session.run(feeds, names), strict=True))

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 import onnx
 
 from onnx_mdp.errors import RuntimeBackendError
+from onnx_mdp.graph.external import loadable
+from onnx_mdp.graph.weights import model_bytes
 from onnx_mdp.latency.lut import Entry, LatencyTable, now, region_key
 from onnx_mdp.runtime.base import Array, Runtime, Session
 from onnx_mdp.runtime.timing import interleaved
@@ -46,6 +48,7 @@ class Meter:
         for chunk in self._chunks(missing):
             self._measure(chunk)
             done += len(chunk)
+            chunk.clear()  # of its sessions, before the next are built
             progress(done)
 
     def _is_missing(self, text: str) -> bool:
@@ -56,12 +59,13 @@ class Meter:
         weight = 0
         for text, build in requests.items():
             model, feeds = build()
-            size = model.ByteSize() + sum(array.nbytes for array in feeds.values())
+            size = model_bytes(model) + sum(array.nbytes for array in feeds.values())
             if chunk and (weight + size > _CHUNK_BYTES or len(chunk) >= _CHUNK_ENTRIES):
                 yield chunk
                 chunk, weight = {}, 0
             try:
-                session = self.runtime.open(model.SerializeToString())
+                with loadable(model) as reference:
+                    session = self.runtime.open(reference)
                 session.bind(feeds)
             except RuntimeBackendError as error:
                 self.failed[text] = str(error)

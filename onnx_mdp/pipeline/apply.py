@@ -33,7 +33,8 @@ def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = Non
     analysis = analyze(network)
     cut = from_json(analysis, content)
     pruned = rewrite(proto, plan_edits(analysis, cut))
-    runtime = prover(open_runtime(RuntimeSpec(options.runtime, options=options.runtime_option)))
+    runtime = open_runtime(RuntimeSpec(options.runtime, options=options.runtime_option))
+    runtime = prover(runtime, double=onnx.TensorProto.DOUBLE in network.types.values())
     proof = prove(source, analysis, cut, pruned, runtime, [])
     if options.output:
         save_model(pruned, options.output, external=source.external)

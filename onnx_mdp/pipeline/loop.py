@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import onnx
+from functools import partial
 
 from onnx_mdp.config import LatencyBudget
 from onnx_mdp.errors import BudgetError, SolverError
@@ -33,11 +32,13 @@ _SECONDS = 1.2
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One plan, built and measured. `spent` is the part of the budget its measured latency uses."""
+    """One plan, measured. `spent` is the part of the budget its measured latency uses.
+
+    The model of a plan is not kept: ten of them would be, and it is quickly built again.
+    """
 
     answer: Answer
     plan: Plan
-    model: onnx.ModelProto
     table_ms: float
     predicted_ms: float
     measured: Comparison
@@ -123,12 +124,12 @@ class Loop:
 
     def _measured(self, answer: Answer) -> Trial:
         plan = self.program.plan(answer)
-        model = rewrite(self.program.analysis.network.model, plan_edits(self.program.analysis, plan))
-        comparison = self.stopwatch.compare(model.SerializeToString(), _SECONDS)
+        edits = plan_edits(self.program.analysis, plan)
+        comparison = self.stopwatch.compare(partial(rewrite, self.program.analysis.network.model, edits), _SECONDS)
         table_ms = self.program.latency(answer)
         predicted = table_ms * self._factor() * self.budget.in_ms(comparison.dense_ms)
         spent = self.budget.spent(comparison.pruned_ms, comparison.dense_ms)
-        trial = Trial(answer, plan, model, table_ms, predicted, comparison, spent)
+        trial = Trial(answer, plan, table_ms, predicted, comparison, spent)
         self.trials.append(trial)
         self.listener.note(
             f"round {len(self.trials)}: predicted {predicted:.3g} ms, measured {comparison.pruned_ms:.3g} ms, "

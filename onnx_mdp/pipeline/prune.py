@@ -34,7 +34,7 @@ from onnx_mdp.latency.tables import RegionTable, make_tables
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop
 from onnx_mdp.pipeline.program import Program
-from onnx_mdp.pipeline.reporting import Outcome, make_report
+from onnx_mdp.pipeline.reporting import Outcome, Search, make_report
 from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, check_output, network_of
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.report.facts import Report
@@ -155,7 +155,7 @@ class _Prune:
             model = rewrite(case.analysis.network.model, plan_edits(case.analysis, plan))
         with self.clock.stage("measure"):
             stopwatch = self._stopwatch(case)
-            measured = stopwatch.compare(model.SerializeToString(), _SECONDS)
+            measured = stopwatch.compare(model, _SECONDS)
         if measured.ratio > 1 and not self.options.force:
             raise BudgetError(
                 f"--ratio {self.options.ratio}: the cut model is slower, {measured.pruned_ms:.3g} ms against "
@@ -169,7 +169,7 @@ class _Prune:
         with self.clock.stage("measure"):
             stopwatch = self._stopwatch(case)
             whole = rewrite(case.analysis.network.model, plan_edits(case.analysis, dense_plan(case.analysis)))
-            dense = stopwatch.compare(whole.SerializeToString(), _SECONDS)
+            dense = stopwatch.compare(whole, _SECONDS)
         self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {case.runtime.fingerprint}")
         if dense.clock == "cpu":
             clock = case.runtime.busy_clock
@@ -185,7 +185,9 @@ class _Prune:
         meter.table.close()
         if loop.reason:
             self._warn(f"the result uses {100 * trial.spent:.1f}% of the budget: {loop.reason}")
-        return Outcome(trial.plan, trial.model, trial.measured, loop.reason, trial, loop)
+        model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
+        search = Search(trial.answer, trial.predicted_ms, len(loop.trials), loop.solve_seconds, meter)
+        return Outcome(trial.plan, model, trial.measured, loop.reason, search)
 
     def _stopwatch(self, case: _Case) -> Stopwatch:
         stopwatch = Stopwatch(case.runtime, case.source.reference, case.feeds)
@@ -221,7 +223,8 @@ class _Prune:
 
     def _prove(self, case: _Case, outcome: Outcome) -> Proof:
         given = [next(case.inputs.batches())] if case.inputs else []
-        proof = prove(case.source, case.analysis, outcome.plan, outcome.model, prover(case.runtime), given)
+        runtime = prover(case.runtime, double=onnx.TensorProto.DOUBLE in case.analysis.network.types.values())
+        proof = prove(case.source, case.analysis, outcome.plan, outcome.model, runtime, given)
         if not proof.varies:
             self._warn("the outputs do not depend on the inputs any more: this cut is too deep to be of use")
         return proof

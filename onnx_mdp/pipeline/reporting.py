@@ -12,13 +12,26 @@ import onnx
 from onnx_mdp.config import LatencyBudget, PruneOptions
 from onnx_mdp.graph.check import parameter_count
 from onnx_mdp.graph.load import Source
+from onnx_mdp.graph.weights import model_bytes
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.pipeline.loop import Loop, Trial
+from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.stopwatch import Comparison
 from onnx_mdp.report.facts import LatencyFacts, Report, SolveFacts, block_facts, group_facts, locked_facts
 from onnx_mdp.rewrite.plan import Plan
 from onnx_mdp.runtime.base import Fingerprint
+from onnx_mdp.solve.problem import Answer
 from onnx_mdp.verify.oracle import Proof
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What is left of a search: not its sessions, whose memory the proof needs."""
+
+    answer: Answer
+    predicted_ms: float
+    rounds: int
+    solve_seconds: float
+    meter: Meter
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +42,7 @@ class Outcome:
     model: onnx.ModelProto
     measured: Comparison
     reason: str = ""
-    trial: Trial | None = None
-    loop: Loop | None = None
+    search: Search | None = None
 
 
 def make_report(
@@ -50,7 +62,7 @@ def make_report(
         device=str(device),
         latency=_latency(outcome, budget),
         parameters={"dense": source.parameters, "pruned": parameter_count(outcome.model)},
-        bytes={"dense": source.size, "pruned": outcome.model.ByteSize()},
+        bytes={"dense": source.size, "pruned": model_bytes(outcome.model)},
         solve=_solve(outcome),
         proof=asdict(proof),
         groups=group_facts(analysis, outcome.plan),
@@ -67,9 +79,9 @@ def _latency(outcome: Outcome, budget: LatencyBudget | None) -> LatencyFacts:
         dense_ms=measured.dense_ms,
         pruned_ms=measured.pruned_ms,
         ratio=measured.ratio,
-        predicted_ms=outcome.trial.predicted_ms if outcome.trial else None,
+        predicted_ms=outcome.search.predicted_ms if outcome.search else None,
         budget_ms=budget.in_ms(measured.dense_ms) if budget else None,
-        rounds=len(outcome.loop.trials) if outcome.loop else 0,
+        rounds=outcome.search.rounds if outcome.search else 0,
         clock=measured.clock,
         dense_wall_ms=measured.dense_wall_ms,
         pruned_wall_ms=measured.pruned_wall_ms,
@@ -77,16 +89,16 @@ def _latency(outcome: Outcome, budget: LatencyBudget | None) -> LatencyFacts:
 
 
 def _solve(outcome: Outcome) -> SolveFacts | None:
-    if not outcome.trial or not outcome.loop:
+    if not outcome.search:
         return None
-    answer, seconds = outcome.trial.answer, outcome.loop.solve_seconds
+    answer, seconds = outcome.search.answer, outcome.search.solve_seconds
     return SolveFacts(answer.status, answer.objective, answer.bound, answer.gap, seconds, answer.solver)
 
 
 def _lut(outcome: Outcome) -> Mapping[str, Any]:
-    if not outcome.loop:
+    if not outcome.search:
         return {}
-    meter = outcome.loop.meter
+    meter = outcome.search.meter
     return {"file": str(meter.table.path), "entries": len(meter.table), "measured": meter.measured}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_mdp.graph.external import Loadable, loadable
 from onnx_mdp.runtime.base import Feeds, Runtime, Session
 from onnx_mdp.runtime.timing import alternate
 
@@ -41,9 +42,10 @@ class Stopwatch:
         self._dense.bind(feeds)
         self.note = self._dense.note
 
-    def compare(self, pruned: bytes, seconds: float) -> Comparison:
+    def compare(self, pruned: Loadable, seconds: float) -> Comparison:
         """Alternate the two models for about `seconds`."""
-        session = self._runtime.open(pruned)
+        with loadable(pruned) as reference:
+            session = self._runtime.open(reference)
         session.bind(self._feeds)
         samples = np.array(alternate([self._dense, session], seconds))
         (dense_wall, dense_cpu), (pruned_wall, pruned_cpu) = np.median(samples, axis=1).tolist()

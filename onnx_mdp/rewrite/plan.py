@@ -89,7 +89,7 @@ def to_json(analysis: Analysis, plan: Plan) -> dict[str, Any]:
     """The plan in the input model's names.
 
     `initializers` maps each cut weight to {axis: kept indices}; `removed_blocks` names the Add nodes whose residual
-    branch goes. A vector that several layers share stands once if all of them cut it alike; else every use stands on
+    branch goes. A weight that was copied for its uses stands once if all of them cut it alike; else every use stands on
     its own, the further ones as `name::use1`, `name::use2` in graph order.
     """
     cuts = slices(analysis.coupling, factors(analysis, plan))
@@ -105,14 +105,18 @@ def to_json(analysis: Analysis, plan: Plan) -> dict[str, Any]:
 
 
 def _shown(analysis: Analysis, cuts: Mapping[str, Mapping[int, Indices]]) -> dict[str, Mapping[int, Indices]]:
-    """The cuts to list: one for a shared vector whose uses agree, all of them where they differ."""
+    """The cuts to list: one for a shared weight whose uses agree, all of them where they differ."""
     shown = {name: axes for name, axes in cuts.items() if name not in analysis.network.uses}
     for name, uses in analysis.network.uses.items():
-        every = [cuts.get(use, {0: np.arange(analysis.network.shapes[use][0])})[0] for use in uses]
-        if not all(np.array_equal(kept, every[0]) for kept in every):
-            shown |= {use: {0: kept} for use, kept in zip(uses, every, strict=True)}
-        elif name == uses[0] and name in cuts:
-            shown[name] = cuts[name]
+        if name != uses[0]:
+            continue
+        shape = analysis.network.shapes[name]
+        axes = sorted({axis for use in uses for axis in cuts.get(use, ())})
+        every = [{axis: cuts.get(use, {}).get(axis, np.arange(shape[axis])) for axis in axes} for use in uses]
+        if all(np.array_equal(kept[axis], every[0][axis]) for kept in every for axis in axes):
+            shown |= {name: every[0]} if axes else {}
+        else:
+            shown |= dict(zip(uses, every, strict=True))
     return shown
 
 
@@ -149,8 +153,8 @@ def from_json(analysis: Analysis, content: Mapping[str, Any]) -> Plan:
         for axis, kept in axes.items()
     }
     for name, uses in analysis.network.uses.items():
-        if (name, 0) in asked and name == uses[0]:
-            asked = {**{(use, 0): asked[name, 0] for use in uses}, **asked}
+        for axis in map(int, content["initializers"].get(name, ()) if name == uses[0] else ()):
+            asked |= {(use, axis): asked[name, axis] for use in uses if (use, axis) not in asked}
     plan = Plan({group.name: _kept(analysis, group.members, group.factor, asked) for group in analysis.groups}, removed)
     made = slices(analysis.coupling, factors(analysis, plan))
     for (name, axis), kept in asked.items():

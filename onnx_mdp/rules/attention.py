@@ -92,6 +92,45 @@ def packed_attention(view: View) -> str | Refusal:
     return f"{' '.join(operands)} -> y[b,s,(h e)]; num_heads = |h|; {widths}; over w d"
 
 
+@rule("GroupQueryAttention", domain=_MICROSOFT, why="attention is taken over it, in heads of a fixed width")
+def group_query_attention(view: View) -> str | Refusal:
+    """Each of h key heads serves r query heads; their width is one for all, and the runtime asks for multiples of 8."""
+    if any(view.has(i) for i in (3, 4, 12, 13)) or len([name for name in view.node.outputs if name]) > 1:
+        return Refusal("its cache grows along its own axes")
+    if view.has(14) or view.has(15):
+        return Refusal("it normalizes its heads, which the runtime that proves a cut cannot do")
+    heads, keys = view.attr("num_heads"), view.attr("kv_num_heads")
+    head, count = (f"(h:{keys} r:{heads // keys})", "(h r)") if heads > keys else (f"h:{keys}", "h")
+    query, key = f"({head} !d:{view.out_shape()[-1] // heads})", "(h !d)"
+    packed = not view.has(1)
+    length = view.shape(0)[1] if packed else view.shape(1)[1]
+    operands = (
+        [f"q[b,!s,[{query} + {key} + {key}]] _ _"] if packed else [f"q[b,!s,{query}] k[b,!t,{key}] v[b,!t,{key}]"]
+    )
+    operands += [_group_query_operand(view, i, head) if view.has(i) else "_" for i in range(3, len(view.node.inputs))]
+    line = f"{' '.join(operands)} -> y[b,!s,({head} d)]; num_heads = |{count}|; kv_num_heads = |h|"
+    total = view.ints(6)
+    if total not in (None, (length,)):
+        return Refusal("its total length is not that of its keys")
+    held = f"; total[0] = |{'s' if packed else 't'}|" if total else ""
+    return f"{line}{held}" if packed else f"{line}{held}; zero v"  # packed, queries of zero still average the values
+
+
+def _group_query_operand(view: View, i: int, head: str) -> str:
+    match i:
+        case 5:
+            return operand("lengths", ["b", *["!"] * (view.rank(i) - 1)])
+        case 6:
+            return "total"
+        case 10:
+            names = zip(("b", head, "!s", "!"), view.shape(i), strict=True)
+            return operand("attention_bias", [name if size > 1 else "1" for name, size in names])
+        case 11:
+            return f"sink[{head}]"
+    table = {7: "cos", 8: "sin", 9: "positions"}[i]
+    return operand(table, ["!"] * view.rank(i))
+
+
 @rule("RotaryEmbedding", why="a rotary table lies along it", zero="x", since=23)
 def rotary_embedding(view: View) -> str | Refusal:
     """Turns pairs of a head's units by the position's angle."""

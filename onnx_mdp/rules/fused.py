@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_mdp.rules.linear import conv, gemm, matmul
+from onnx_mdp.rules.linear import conv, gemm, product
 from onnx_mdp.rules.pointwise import broadcast, unary
 from onnx_mdp.rules.registry import Refusal, View, operand, rule, spell
 from onnx_mdp.rules.statistic import NORMALIZED, rms_normalization
@@ -46,23 +46,34 @@ def fused_gemm(view: View) -> str | Refusal:
 
 
 @rule("FusedMatMul", domain=_MICROSOFT, zero="x|w")
-def fused_matmul(view: View) -> str | Refusal:
-    """MatMul of possibly transposed factors."""
-    if view.attr("transBatchA", 0) or view.attr("transBatchB", 0):
-        return Refusal("its batch axes are transposed")
-    x, w, arrow, y = matmul(view).split(" ")
+def fused_matmul(view: View) -> str:
+    """MatMul of possibly transposed factors: the last two axes exchanged, the rows moved before the leading axes."""
+    outer = [bool(view.attr(name, 0)) and view.rank(i) > 2 for i, name in enumerate(("transBatchA", "transBatchB"))]
+    leads = [view.shape(i)[1:-1] if outer[i] else view.shape(i)[:-2] for i in (0, 1)]
+    x, w, arrow, y = product(view, leads).split(" ")
     if view.attr("transA", 0) and view.rank(0) > 1:
         x = _swapped(x)
     if view.attr("transB", 0) and view.rank(1) > 1:
         w = _swapped(w)
-    return " ".join((x, w, arrow, y))
+    return " ".join((_outermost(x) if outer[0] else x, _outermost(w) if outer[1] else w, arrow, y))
 
 
 def _swapped(text: str) -> str:
     """An operand with its last two axes exchanged."""
-    name, _, axes = text[:-1].partition("[")
-    names = axes.split(",")
+    name, names = _named(text)
     return operand(name, [*names[:-2], names[-1], names[-2]])
+
+
+def _outermost(text: str) -> str:
+    """An operand with its last axis but one moved to the front."""
+    name, names = _named(text)
+    return operand(name, [names[-2], *names[:-2], names[-1]])
+
+
+def _named(text: str) -> tuple[str, list[str]]:
+    """An operand's name and its axes."""
+    name, _, axes = text[:-1].partition("[")
+    return name, axes.split(",")
 
 
 @rule("SkipLayerNormalization", domain=_MICROSOFT, why=NORMALIZED)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 
+from onnx_mdp.graph.shapes import Shape
 from onnx_mdp.rules.registry import Refusal, View, operand, rule, spell
 
 _WINDOW = "the window slides along it"
@@ -51,15 +53,19 @@ def deformable_conv(view: View) -> str | Refusal:
 @rule("MatMul", zero="x|w")
 def matmul(view: View) -> str:
     """numpy.matmul: leading axes broadcast, k is contracted."""
+    return product(view, [view.shape(i)[: max(view.rank(i) - 2, 0)] for i in (0, 1)])
+
+
+def product(view: View, leads: Sequence[Shape]) -> str:
+    """The line of a matrix product whose factors have these leading axes."""
     out = view.out_shape()
     ranks = view.rank(0), view.rank(1)
     batch = spell(max(*ranks, 2) - 2, skip="ijk")
 
     def axes(i: int, core: list[str]) -> str:
-        lead = view.shape(i)[: max(ranks[i] - 2, 0)]
-        names = batch[len(batch) - len(lead) :]
-        sizes = out[len(batch) - len(lead) : len(batch)]
-        kept = [name if size == full else "1" for name, size, full in zip(names, lead, sizes, strict=True)]
+        names = batch[len(batch) - len(leads[i]) :]
+        sizes = out[len(batch) - len(leads[i]) : len(batch)]
+        kept = [name if size == full else "1" for name, size, full in zip(names, leads[i], sizes, strict=True)]
         return operand("xw"[i], kept + core)
 
     left = ["i", "k"] if ranks[0] > 1 else ["k"]

@@ -112,12 +112,14 @@ class Runtime(ABC):
         profiles: whether `profile` can be asked.
         keeps_precision: whether it computes in the model's own number types and to their rounding, so that two
             equal models compare equal to 1e-5 on it. Where it does not, proofs are made on another runtime.
+        keeps_double: whether float64 stays float64.
         busy_clock: what `Session.busy_ns` counts, in words.
     """
 
     name: str
     profiles: bool = False
     keeps_precision: bool = True
+    keeps_double: bool = True
     busy_clock: ClassVar[str] = "CPU time"
 
     def __init__(self, spec: RuntimeSpec) -> None:

@@ -30,6 +30,7 @@ class OpenVino(Runtime):
     """
 
     profiles = True
+    keeps_double = False
 
     def __init__(self, spec: RuntimeSpec) -> None:
         super().__init__(spec)

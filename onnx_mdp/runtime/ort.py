@@ -38,6 +38,11 @@ from onnx_mdp.runtime.providers import CPU, PROVIDERS, Provider, find_provider, 
 ort.set_default_logger_severity(4)  # what its messages say is in our errors
 _NVIDIA = 0x10DE
 
+_NO_KERNEL = (
+    "; it has no kernel for this operator on numbers of this type here (on a CPU, most operators have none for "
+    "bfloat16): compute in float32, the weights may stay as they are, each behind a Cast"
+)
+
 
 class OnnxRuntime(Runtime):
     """Sequential execution on `threads` threads with all graph optimizations, on one execution provider."""
@@ -139,7 +144,10 @@ class OnnxRuntime(Runtime):
             session = ort.InferenceSession(model, options, providers, enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no public base
             where = "" if self.provider is CPU else f" on {self.provider.name}"
-            raise RuntimeBackendError(f"onnxruntime does not load the model{where}: {_first_line(error)}") from error
+            remedy = _NO_KERNEL if "Could not find an implementation" in str(error) else ""
+            raise RuntimeBackendError(
+                f"onnxruntime does not load the model{where}: {_first_line(error)}{remedy}"
+            ) from error
         if self.provider.name not in session.get_providers():
             reason = _reason(self.provider)
             raise RuntimeBackendError(

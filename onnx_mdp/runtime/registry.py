@@ -86,9 +86,13 @@ def open_runtime(spec: RuntimeSpec) -> Runtime:
     return runtime
 
 
-def prover(runtime: Runtime) -> Runtime:
-    """A runtime for proofs: this one, or onnxruntime on the CPU where this one rounds more than float32 does."""
-    return runtime if runtime.keeps_precision else open_runtime(RuntimeSpec(threads=runtime.threads))
+def prover(runtime: Runtime, *, double: bool = False) -> Runtime:
+    """A runtime for proofs: this one, or onnxruntime on the CPU where this one rounds more than the model's types do.
+
+    `double` tells that the model computes in float64.
+    """
+    exact = runtime.keeps_precision and (runtime.keeps_double or not double)
+    return runtime if exact else open_runtime(RuntimeSpec(threads=runtime.threads))
 
 
 def _row(spec: RuntimeSpec) -> _Row:

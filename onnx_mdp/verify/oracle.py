@@ -9,20 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
 
 from onnx_mdp.errors import ProofError, RuntimeBackendError
 from onnx_mdp.graph.check import check, has_symbolic_batch, random_feeds, signature
+from onnx_mdp.graph.external import Loadable, loadable
 from onnx_mdp.graph.load import Source
 from onnx_mdp.graph.network import Network
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.rewrite.plan import Plan, masked_original
-from onnx_mdp.runtime.base import Array, Feeds, Runtime
+from onnx_mdp.runtime.base import Array, Feeds, Runtime, Session
 
 FP32_TOLERANCE = 1e-5
-_HALF: dict[int, float] = {onnx.TensorProto.FLOAT16: 1e-2, onnx.TensorProto.BFLOAT16: 5e-2}
+_TOLERANCES: dict[int, float] = {
+    onnx.TensorProto.DOUBLE: 1e-12,
+    onnx.TensorProto.FLOAT: FP32_TOLERANCE,
+    onnx.TensorProto.FLOAT16: 1e-2,
+    onnx.TensorProto.BFLOAT16: 5e-2,
+}
 # Sums in another order may round to the neighboring code, and a code has down to a few dozen steps.
 _CODES_TOLERANCE = 0.1
 _ROUNDS = ("DynamicQuantize", "QGemm", "QLinear", "QuantizeLinear")
@@ -52,11 +59,11 @@ def prove(
     _check_structure(source, pruned)
     every = [*_random(source, analysis, pruned, runtime), *feeds]
     tolerance, plain = _tolerance(analysis.network), _rounds(analysis.network)
-    original = _run(runtime, source.reference, every[:1], plain)
-    same = _run(runtime, analysis.network.model.SerializeToString(), every[:1], plain)
+    original = _run(runtime.open(source.reference, optimize=not plain), every[:1])
+    same = _run(_open(runtime, analysis.network.model, plain), every[:1])
     _compare(original, same, tolerance, "the model in normal form", "the original")
-    reference = _run(runtime, masked_original(analysis, plan).SerializeToString(), every, plain)
-    result = _run(runtime, pruned.SerializeToString(), every, plain)
+    reference = _run(_open(runtime, partial(masked_original, analysis, plan), plain), every)
+    result = _run(_open(runtime, pruned, plain), every)
     error = _compare(reference, result, tolerance, "the pruned model", "the masked original")
     return Proof(error, tolerance, len(every), _varies(result))
 
@@ -70,7 +77,7 @@ def _tolerance(network: Network) -> float:
     """What rounding explains: by the coarsest numbers the model computes with."""
     kinds = {network.types.get(name, 0) for node in network.nodes for name in node.outputs}
     codes = _CODES_TOLERANCE if _rounds(network) else 0.0
-    return max([FP32_TOLERANCE, codes, *(_HALF.get(kind, 0.0) for kind in kinds)])
+    return max(codes, *(_TOLERANCES.get(kind, 0.0) for kind in kinds)) or FP32_TOLERANCE
 
 
 def _check_structure(source: Source, pruned: onnx.ModelProto) -> None:
@@ -89,15 +96,19 @@ def _random(source: Source, analysis: Analysis, model: onnx.ModelProto, runtime:
     if has_symbolic_batch(model) and all(shape[0] == 1 for shape in shapes.values()):
         larger = random_feeds(model, {name: (3, *shape[1:]) for name, shape in shapes.items()}, 3)
         try:
-            _run(runtime, source.reference, [larger])
+            _run(runtime.open(source.reference), [larger])
             sets.append(larger)
         except RuntimeBackendError:
             pass  # the export fixed the batch in spite of what it declares
     return sets
 
 
-def _run(runtime: Runtime, model: str | bytes, sets: Iterable[Feeds], plain: bool = False) -> list[list[Array]]:
-    session = runtime.open(model, optimize=not plain)
+def _open(runtime: Runtime, model: Loadable, plain: bool) -> Session:
+    with loadable(model) as reference:
+        return runtime.open(reference, optimize=not plain)
+
+
+def _run(session: Session, sets: Iterable[Feeds]) -> list[list[Array]]:
     return [session.run(feeds) for feeds in sets]
 
 

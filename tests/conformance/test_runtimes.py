@@ -7,12 +7,14 @@ device is missing; a runtime that is there and does not open is a failure.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from onnx_mdp.errors import OptionError, RuntimeBackendError
 from onnx_mdp.runtime.base import Runtime, RuntimeSpec
@@ -102,6 +104,36 @@ def test_agrees_with_onnxruntime_on_the_cpu(row: Row, model: str, threads: int, 
         assert relative_error(expected, found) <= row.tolerance
         answers.append(found)
     assert relative_error(answers[0], answers[1]) > 100 * row.tolerance, "outputs that do not vary prove nothing"
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_number_types_are_kept_where_that_is_claimed(
+    backend: Runtime, double: bool, build: Callable[..., onnx.ModelProto]
+) -> None:
+    """A sum that the next smaller type rounds to one."""
+    if not (backend.keeps_precision and (backend.keeps_double or not double)):
+        assert prover(backend, double=double).name == "onnxruntime"
+        return
+    kind, size = (np.float64, 2.0**-40) if double else (np.float32, 2.0**-18)
+    model = build([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (1, 2)}, ["y"], {"w": np.ones((2, 3), kind)})
+    for port in (*model.graph.input, *model.graph.output):
+        port.type.tensor_type.elem_type = TensorProto.DOUBLE if double else TensorProto.FLOAT
+    (found,) = backend.open(model.SerializeToString()).run({"x": np.array([[1, size]], kind)})
+    assert found.dtype == kind
+    assert np.array_equal(found, np.full((1, 3), 1 + size, kind))
+
+
+def test_a_model_is_loaded_when_open_returns(backend: Runtime, vit: Path, tmp_path: Path, calibration: Path) -> None:
+    """Large models are opened from temporary files that are gone when they run."""
+    model = onnx.load(str(vit))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="model.data")
+    session = backend.open(str(path))
+    path.unlink()
+    (tmp_path / "model.data").unlink()
+    x = np.load(calibration)["input"][:3]
+    expected = open_runtime(RuntimeSpec()).open(str(vit)).run({"input": x})[0]
+    assert relative_error(expected, session.run({"input": x})[0]) < 1e-2
 
 
 def test_results_are_the_callers_to_keep(backend: Runtime, cnn: Path, calibration: Path) -> None:

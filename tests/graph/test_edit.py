@@ -90,6 +90,15 @@ def test_copies_that_stay_equal_are_merged_again() -> None:
     assert len(cut.graph.initializer) == 2
 
 
+def test_tables_of_the_same_bytes_in_other_shapes_are_not_merged() -> None:
+    nodes = [helper.make_node("Add", ["x", "t"], ["a"]), helper.make_node("Add", ["z", "t"], ["b"])]
+    table = np.zeros((4, 6), np.float32)  # 2 x 6 and 4 x 3 zeros are the same bytes
+    model = build_model(nodes, {"x": (4, 6), "z": (4, 6)}, ["a", "b"], {"t": table})
+    normalize(model, {})
+    cut = rewrite(model, Edits({"t": {0: np.arange(2)}, "t::use1": {1: np.arange(3)}}))
+    assert sorted(tuple(t.dims) for t in cut.graph.initializer) == [(2, 6), (4, 3)]
+
+
 def test_mask_zeroes_dropped_positions_only() -> None:
     model = build_model([helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": (1, 4)}, ["y"], {"w": (4, 6)})
     result = numpy_helper.to_array(

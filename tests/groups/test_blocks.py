@@ -94,6 +94,46 @@ def test_branch_that_does_not_read_the_entry_is_no_block() -> None:
     assert not analysis_of(build_model(nodes, {"x": (2, 3)}, ["y"], weights)).blocks
 
 
+def test_branch_may_read_the_entry_in_another_layout(runtime: Runtime) -> None:
+    """An optimizer merges a Transpose with the first move of a branch, and leaves it where x is added."""
+    nodes = [
+        node("Conv", ["x", "w0"], ["before"]),
+        node("Transpose", ["before"], ["a"], perm=[0, 2, 3, 1]),
+        node("Reshape", ["before", "flat"], ["b"]),
+        node("Transpose", ["b"], ["c"], perm=[0, 2, 1]),
+        node("MatMul", ["c", "w1"], ["d"], name="mixer"),
+        node("Reshape", ["d", "image"], ["e"]),
+        node("Add", ["a", "e"], ["f"], name="residual"),
+        node("MatMul", ["f", "w2"], ["y"]),
+    ]
+    weights: dict[str, tuple[int, ...] | np.ndarray] = {"w0": (8, 3, 1, 1), "w1": (8, 8), "w2": (8, 2)}
+    weights |= {"flat": np.array([1, 8, 16]), "image": np.array([1, 4, 4, 8])}
+    model = build_model(nodes, {"x": (1, 3, 4, 4)}, ["y"], weights)
+    (block,) = analysis_of(model).blocks
+    assert (block.name, block.entry) == ("residual", "a")
+    removed = 0
+    for seed in range(4):
+        cut = assert_exact(model, runtime, seed, blocks=True)
+        removed += len(cut.plan.removed)
+        assert ("mixer" in {n.name for n in cut.model.graph.node}) == (not cut.plan.removed)
+    assert 0 < removed < 4
+
+
+def test_branch_of_what_the_entry_was_computed_from_is_no_block() -> None:
+    """A rectified x is no layout of it: both sides of the sum are branches of what came before."""
+    nodes = [
+        node("Conv", ["x", "w0"], ["before"]),
+        node("Relu", ["before"], ["r"]),
+        node("Transpose", ["r"], ["a"], perm=[0, 2, 3, 1]),
+        node("Transpose", ["before"], ["c"], perm=[0, 2, 3, 1]),
+        node("MatMul", ["c", "w1"], ["e"]),
+        node("Add", ["a", "e"], ["f"], name="residual"),
+        node("MatMul", ["f", "w2"], ["y"]),
+    ]
+    weights: dict[str, tuple[int, ...] | np.ndarray] = {"w0": (8, 3, 1, 1), "w1": (8, 8), "w2": (8, 2)}
+    assert not analysis_of(build_model(nodes, {"x": (1, 3, 4, 4)}, ["y"], weights)).blocks
+
+
 def test_branch_that_cannot_be_silenced_is_no_block() -> None:
     """sigmoid(f) is never zero, so no mask could prove the removal."""
     nodes = [

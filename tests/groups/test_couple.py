@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import onnx
 import pytest
 from onnx.helper import make_node as node
 
+from onnx_mdp.graph.macs import node_macs
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.runtime.base import Runtime
 from tests.conftest import analysis_of, build_model
@@ -338,19 +341,76 @@ def test_attention_operator_has_heads_and_two_widths(keys: int, runtime: Runtime
     assert np.prod(heads) == 4
 
 
+@pytest.mark.parametrize("scale", [{}, {"scale": 0.0}], ids=["no scale", "scale 0"])
 @pytest.mark.parametrize("packed", [True, False])
-def test_attention_of_onnxruntime(packed: bool, runtime: Runtime) -> None:
+def test_attention_of_onnxruntime(packed: bool, scale: dict[str, float], runtime: Runtime) -> None:
+    """A scale of zero stands for the default, one over the root of a head's width."""
     if packed:
-        nodes = [node("Attention", ["x", "w", "b"], ["a"], domain="com.microsoft", num_heads=4)]
+        nodes = [node("Attention", ["x", "w", "b"], ["a"], domain="com.microsoft", num_heads=4, **scale)]
         weights: dict[str, tuple[int, ...]] = {"w": (8, 72), "b": (72,), "o": (24, 8)}
     else:
         nodes = [node("MatMul", ["x", f"w{c}"], [c]) for c in "qkv"]
         inputs = ["q", "k", "v", "b"]
-        nodes.append(node("MultiHeadAttention", inputs, ["a"], domain="com.microsoft", num_heads=4))
+        nodes.append(node("MultiHeadAttention", inputs, ["a"], domain="com.microsoft", num_heads=4, **scale))
         weights = {"wq": (8, 24), "wk": (8, 24), "wv": (8, 24), "b": (72,), "o": (24, 8)}
     model = build_model([*nodes, node("MatMul", ["a", "o"], ["y"])], {"x": (2, 5, 8)}, ["y"], weights)
     cut = assert_exact(model, runtime)
     assert sorted((g.kind, g.units) for g in cut.analysis.groups) == [("head", 4), ("qk", 6), ("v", 6)]
+    assert sum(node_macs(cut.analysis.network).values()) == 2 * 5 * 8 * 72 + 2 * (2 * 5 * 5 * 24) + 2 * 5 * 24 * 8
+
+
+@pytest.mark.parametrize("keys", [4, 2, 1], ids=["one head each", "grouped queries", "one key head"])
+@pytest.mark.parametrize("form", ["separate", "packed", "rotary, bias and sink"])
+def test_grouped_queries_of_onnxruntime(form: str, keys: int, runtime: Runtime) -> None:
+    """Whole key heads go with their queries, and the same queries of every key head; their width is the runtime's."""
+    inputs = ["qkv", "", ""] if form == "packed" else ["q", "k", "v"]
+    nodes = [node("MatMul", ["x", f"w{name}"], [name]) for name in inputs if name]
+    inputs += ["", "", "lengths", "total"]
+    weights: dict[str, tuple[int, ...] | np.ndarray] = {"wqkv": (8, 64 + 32 * keys), "o": (64, 8)}
+    weights |= {"wq": (8, 64), "wk": (8, 16 * keys), "wv": (8, 16 * keys)}
+    weights |= {"lengths": np.array([4, 4], np.int32), "total": np.array([5], np.int32)}
+    marks = {"num_heads": 4, "kv_num_heads": keys}
+    if form == "rotary, bias and sink":
+        inputs += ["cos", "sin", "", "bias", "sink"]
+        weights |= {"cos": (9, 8), "sin": (9, 8), "bias": (1, 4, 5, 5), "sink": (4,)}
+        marks["do_rotary"] = 1
+    nodes.append(node("GroupQueryAttention", inputs, ["a"], name="gqa", domain="com.microsoft", **marks))
+    nodes.append(node("MatMul", ["a", "o"], ["y"]))
+    read = {name for n in nodes for name in n.input}
+    used = {name: weight for name, weight in weights.items() if name in read}
+    model = build_model(nodes, {"x": (2, 5, 8)}, ["y"], used)
+    for seed in range(3):
+        cut = assert_exact(model, runtime, seed)
+        heads = [(group.kind, group.units) for group in cut.analysis.groups]
+        assert sorted(heads) == [("head", n) for n in sorted((keys, 4 // keys)) if n > 1]
+    network = cut.analysis.network
+    macs = next(node_macs(network)[n.index] for n in network.nodes if n.name == "gqa")
+    assert macs == 2 * (2 * 4 * 5 * 5 * 16)
+
+
+@pytest.mark.parametrize("flags", list(product((0, 1), repeat=4)), ids=lambda flags: "".join(map(str, flags)))
+def test_product_of_transposed_factors(flags: tuple[int, ...], runtime: Runtime) -> None:
+    """Swapping is done first, then the rows of what results go outermost: [a,b,i,k] becomes [k,a,b,i]."""
+    swapped, outermost = flags[:2], flags[2:]
+
+    def stored(axes: list[int], factor: int) -> list[int]:
+        axes = [*axes[:2], axes[3], axes[2]] if swapped[factor] else axes
+        return [axes[2], *axes[:2], axes[3]] if outermost[factor] else axes
+
+    marks = {"transA": flags[0], "transB": flags[1], "transBatchA": flags[2], "transBatchB": flags[3]}
+    nodes = [
+        *(node("MatMul", ["x", "w1"], ["a"]), node("Reshape", ["a", "parts"], ["b"])),
+        node("Transpose", ["b"], ["c"], perm=stored([1, 2, 0, 3], 0)),
+        node("FusedMatMul", ["c", "w2"], ["d"], name="product", domain="com.microsoft", **marks),
+        *(node("Transpose", ["d"], ["e"], perm=[2, 0, 1, 3]), node("Reshape", ["e", "flat"], ["f"])),
+        node("MatMul", ["f", "w3"], ["y"]),
+    ]
+    weights: dict[str, tuple[int, ...] | np.ndarray] = {"w1": (4, 48), "w3": (42, 4)}
+    weights |= {"w2": tuple(stored([2, 3, 8, 7], 1)), "parts": ints(5, 2, 3, 8), "flat": ints(5, 42)}
+    cut = assert_exact(build_model(nodes, {"x": (5, 4)}, ["y"], weights), runtime)
+    assert sorted(group.units for group in cut.analysis.groups) == [2, 3, 7, 8]
+    network = cut.analysis.network
+    assert [node_macs(network)[n.index] for n in network.nodes if n.name == "product"] == [2 * 3 * 5 * 8 * 7]
 
 
 def test_computed_reshape_follows_shape_and_literals(runtime: Runtime) -> None:

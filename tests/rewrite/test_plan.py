@@ -65,6 +65,26 @@ def test_shared_vectors_stand_once_if_cut_alike(second: list[int], names: dict[s
     assert all(np.array_equal(back.kept[group], kept) for group, kept in plan.kept.items())
 
 
+def test_shared_tables_are_cut_where_they_are_added() -> None:
+    nodes = [
+        *(node("Conv", ["x", "w1"], ["a"]), node("Add", ["a", "table"], ["b"])),
+        *(node("Conv", ["b", "w2"], ["c"]), node("Add", ["c", "table"], ["d"])),
+        node("Conv", ["d", "w3"], ["y"]),
+    ]
+    weights = {"w1": (8, 3, 1, 1), "w2": (8, 8, 1, 1), "w3": (2, 8, 1, 1), "table": (1, 8, 1, 1)}
+    analysis = analysis_of(build_model(nodes, {"x": (1, 3, 4, 4)}, ["y"], weights))
+    plan = Plan({"w1": np.array([1, 2, 5]), "w2": np.arange(8)}, ())
+    content = json.loads(json.dumps(to_json(analysis, plan)))
+    assert content["initializers"]["table"] == {"1": [1, 2, 5]}
+    assert content["initializers"]["table::use1"] == {"1": list(range(8))}
+    back = from_json(analysis, content)
+    assert all(np.array_equal(back.kept[group], kept) for group, kept in plan.kept.items())
+    alike = to_json(analysis, Plan({"w1": np.arange(4), "w2": np.arange(4)}, ()))["initializers"]
+    assert [name for name in alike if name.startswith("table")] == ["table"]
+    kept = from_json(analysis, {"initializers": {"table": {"1": [0, 1, 2, 3]}}}).kept
+    assert {group: units.tolist() for group, units in kept.items()} == {"w1": [0, 1, 2, 3], "w2": [0, 1, 2, 3]}
+
+
 def test_dense_plan_cuts_nothing(vit: Path) -> None:
     analysis = analysis_of(vit)
     assert to_json(analysis, dense_plan(analysis))["initializers"] == {}

@@ -53,6 +53,7 @@ def codes(*shape: int) -> np.ndarray:
 
 X = (2, 8, 6, 6)
 CODE = np.uint8(3)
+LENGTHS, TOTAL = np.array([4, 4], np.int32), np.array([5], np.int32)
 CASES = [
     Case("Conv", (X, (4, 8, 3, 3), (4,))),
     Case("Conv", (X, (4, 8, 1, 1)), note="no bias"),
@@ -168,6 +169,10 @@ CASES = [
     Case("FusedConv", (X, (4, 8, 1, 1)), {"activation": "Sigmoid"}, note="no bias", domain="com.microsoft"),
     Case("FusedGemm", ((5, 8), (8, 4), (4,)), {"activation": "Relu"}, domain="com.microsoft"),
     Case("FusedMatMul", ((2, 3, 5, 8), (2, 3, 4, 8)), {"transB": 1}, domain="com.microsoft"),
+    Case(
+        *("FusedMatMul", ((8, 2, 3, 5), (4, 2, 3, 8)), {"transA": 1, "transBatchA": 1, "transB": 1, "transBatchB": 1}),
+        *(18, 1, "rows outermost", "com.microsoft"),
+    ),
     Case("SkipLayerNormalization", ((2, 5, 8), (5, 8), (8,), (8,), (8,)), domain="com.microsoft"),
     Case("SkipSimplifiedLayerNormalization", ((2, 5, 8), (2, 5, 8), (8,)), outputs=4, domain="com.microsoft"),
     Case("SimplifiedLayerNormalization", ((2, 5, 8), (8,)), domain="com.microsoft"),
@@ -180,6 +185,33 @@ CASES = [
     Case(
         *("MultiHeadAttention", ((2, 5, 8), (2, 7, 8), (2, 7, 12), (28,)), {"num_heads": 2}),
         domain="com.microsoft",
+    ),
+    *(
+        Case("GroupQueryAttention", inputs, {"num_heads": 4, "kv_num_heads": 2}, 18, outputs, note, "com.microsoft")
+        for inputs, outputs, note in (
+            (((2, 5, 32), (2, 5, 16), (2, 5, 16), None, None, LENGTHS, TOTAL), 1, ""),
+            (((2, 5, 64), None, None, None, None, LENGTHS, TOTAL), 1, "packed"),
+            (((2, 5, 32), (2, 5, 16), (2, 5, 16), None, None, LENGTHS, TOTAL), 3, "cache"),
+            (((2, 5, 32), (2, 5, 16), (2, 5, 16), None, None, LENGTHS, TOTAL + 1), 1, "other length"),
+            (((2, 5, 32), (2, 5, 16), (2, 5, 16), None, None, LENGTHS, TOTAL, *[None] * 7, (8,), (8,)), 1, "norms"),
+            (
+                (
+                    (2, 5, 32),
+                    (2, 5, 16),
+                    (2, 5, 16),
+                    None,
+                    None,
+                    LENGTHS,
+                    TOTAL,
+                    (9, 4),
+                    (9, 4),
+                    None,
+                    (1, 4, 5, 5),
+                    (4,),
+                ),
+                *(1, "rotary, bias and sink"),
+            ),
+        )
     ),
     Case(
         *("RotaryEmbedding", ((2, 5, 32), np.zeros((2, 5), np.int64), (10, 4), (10, 4))),

@@ -1,7 +1,7 @@
 """Where the same network, written by another exporter or optimizer, does not give the same groups and blocks; and why.
 
 Most are other networks by now: a weight that was one has become two, or a table that was computed has become a weight.
-Each was checked in the graphs. Those marked `open` are shortcomings of this program.
+Each was checked in the graphs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ class Difference:
     models: str
     through: tuple[str, ...]
     why: str
-    open: bool = False
 
 
 _BOTH = ("onnxruntime", "onnxslim")
@@ -60,13 +59,6 @@ DIFFERENCES = (
     Difference("h_torch_transformer_encoder__L17", ("onnxslim",), _UNTIED),
     Difference("hf_albert__*", ("onnxslim",), _UNTIED),
     Difference("hf_opt__D18", ("onnxruntime",), _UNTIED),
-    Difference(
-        "hf_bloom__L17",
-        _BOTH,
-        "the optimizer stores the equal ALiBi tables of all layers once, 8 x 1 x 32, which ties the layers' heads: the"
-        " normal form gives only vectors a copy per use (`graph.normalize._copied`), not tables that are added",
-        open=True,
-    ),
 )
 
 

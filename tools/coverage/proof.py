@@ -20,7 +20,8 @@ from onnx_mdp.errors import ProofError
 from onnx_mdp.graph.edit import Edits, rewrite
 from onnx_mdp.graph.expose import exposed
 from onnx_mdp.graph.load import Source
-from onnx_mdp.graph.network import FLOATS, Network
+from onnx_mdp.graph.network import Network
+from onnx_mdp.graph.weights import FLOATS
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.rewrite.plan import Plan, masked_original, plan_edits
 from onnx_mdp.runtime.base import Array, Feeds, Runtime
