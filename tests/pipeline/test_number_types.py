@@ -23,7 +23,7 @@ from onnx_mdp.graph.network import read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.groups.find import analyze
 from onnx_mdp.rewrite.plan import plan_edits
-from onnx_mdp.runtime.base import Array, Feeds, Runtime, Session
+from onnx_mdp.runtime.base import Array, Feeds, Runtime, RuntimeSpec, Session
 from onnx_mdp.verify.oracle import prove
 from tests.conftest import MODELS
 from tests.cutting import random_plan
@@ -185,8 +185,8 @@ def test_computing_in_bfloat16_is_proven_where_it_runs(change: Any, least: float
         tensors["up"].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), "up"))
     if not proven:
         with pytest.raises(ProofError, match="differs from the masked original"):
-            prove(source, analysis, plan, pruned, Reference(1), [])
+            prove(source, analysis, plan, pruned, Reference(RuntimeSpec()), [])
         return
-    proof = prove(source, analysis, plan, pruned, Reference(1), [])
+    proof = prove(source, analysis, plan, pruned, Reference(RuntimeSpec()), [])
     assert least <= proof.max_relative_error <= proof.tolerance == 5e-2
     assert proof.varies
