@@ -36,7 +36,11 @@ class PruneOptions:
         importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto`, the best of them.
         solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
             licence admits the size, else HiGHS.
-        runtime: Runtime that is measured and verified with.
+        runtime: What the model will run on and is measured with: `onnxruntime`, `openvino` or `tensorrt`, with a
+            provider where needed: `onnxruntime:cuda`, `onnxruntime:tensorrt`, `onnxruntime:openvino`,
+            `onnxruntime:tensorrt-rtx`, or any other that onnxruntime has.
+        runtime_option: An option of the runtime or its provider as `key=value`, such as `fp16=true`, `device_id=1` or
+            `plugin=PACKAGE` for a provider that a package or file brings to onnxruntime; repeatable.
         seed: Seed of everything random.
         fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, or `auto`.
         precision: How precisely latencies are measured: half-width of the 95 % interval, as a share.
@@ -59,6 +63,7 @@ class PruneOptions:
     importance: str = "auto"
     solver: str = "decomposition"
     runtime: str = "onnxruntime"
+    runtime_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     seed: int = 0
     fill: str = "auto"
     precision: str = "2%"
@@ -69,7 +74,7 @@ class PruneOptions:
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock"))
+        _convert(self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock", "runtime_option"))
 
 
 @Parameter(name="*")
@@ -119,7 +124,8 @@ class BenchOptions:
         threads: Threads the models run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
         seconds: Time to spend on each model.
-        runtime: Runtime to measure with.
+        runtime: Runtime to measure with, such as `openvino` or `onnxruntime:cuda`.
+        runtime_option: An option of the runtime or its provider as `key=value`; repeatable.
         json: Print JSON.
     """
 
@@ -127,10 +133,11 @@ class BenchOptions:
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     seconds: float = 2.0
     runtime: str = "onnxruntime"
+    runtime_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     json: Annotated[bool, Parameter(negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, lists=("shape",))
+        _convert(self, lists=("shape", "runtime_option"))
 
 
 @Parameter(name="*")
@@ -161,7 +168,8 @@ class ApplyOptions:
     Attributes:
         output: File to write; the command line's default is the model's name with `-pruned`.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
-        runtime: Runtime that is verified with.
+        runtime: Runtime that is verified with, such as `openvino` or `onnxruntime:cuda`.
+        runtime_option: An option of the runtime or its provider as `key=value`; repeatable.
         force: Overwrite the input model.
         quiet: Print nothing but errors.
     """
@@ -169,11 +177,12 @@ class ApplyOptions:
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     runtime: str = "onnxruntime"
+    runtime_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     force: Annotated[bool, Parameter(negative="")] = False
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, paths=("output",), lists=("shape",))
+        _convert(self, paths=("output",), lists=("shape", "runtime_option"))
 
 
 def _convert(options: object, paths: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> None:
