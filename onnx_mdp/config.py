@@ -42,7 +42,8 @@ class PruneOptions:
         runtime_option: An option of the runtime or its provider as `key=value`, such as `fp16=true`, `device_id=1` or
             `plugin=PACKAGE` for a provider that a package or file brings to onnxruntime; repeatable.
         seed: Seed of everything random.
-        fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, or `auto`.
+        fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, `exhaustive`
+            times every piece at every width, or `auto`, the most exact way for its time.
         precision: How precisely latencies are measured: half-width of the 95 % interval, as a share.
         lut: Latency table file; by default one per user, shared by all models.
         report: Write a JSON report here.

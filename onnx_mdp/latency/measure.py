@@ -44,6 +44,7 @@ class Meter:
         self.reused = 0
         self.rough = 0
         self.failed: dict[str, str] = {}
+        self._asked: set[str] = set()
 
     def latency(self, text: str) -> float | None:
         """Milliseconds of a region by its canonical text; None if it is not measured or cannot be."""
@@ -62,7 +63,8 @@ class Meter:
         """
         missing = {text: build for text, build in requests.items() if self._is_missing(text)}
         done = len(requests) - len(missing)
-        self.reused += done
+        self.reused += len(requests.keys() - missing.keys() - self._asked)
+        self._asked |= requests.keys()
         progress(done, len(requests))
         for chunk in _chunks(missing):
             self._measure(chunk)
