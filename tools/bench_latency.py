@@ -165,9 +165,7 @@ def main() -> None:
     for name in arguments.models:
         for way in arguments.fill or ("isolated", "in-situ"):
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(
-                    measure(name, way, RuntimeSpec(arguments.runtime, arguments.threads), Path(folder) / "lut.sqlite")
-                )
+                rows.append(measure(name, way, spec, Path(folder) / "lut.sqlite"))
             print(*shown(rows[-1]), file=sys.stderr, flush=True)
     headers = ("model", "fill", "entries", "fill s", "dense ms", "fastest", "median error %", "worst %", "Spearman")
     Console(width=120).print(table("held-out plans", headers, [shown(row) for row in rows]))
