@@ -36,9 +36,14 @@ class PruneOptions:
         importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto`, the best of them.
         solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
             licence admits the size, else HiGHS.
-        runtime: Runtime that is measured and verified with.
+        runtime: What the model will run on and is measured with: `onnxruntime`, `openvino` or `tensorrt`, with a
+            provider where needed: `onnxruntime:cuda`, `onnxruntime:tensorrt`, `onnxruntime:openvino`,
+            `onnxruntime:tensorrt-rtx`, or any other that onnxruntime has.
+        runtime_option: An option of the runtime or its provider as `key=value`, such as `fp16=true`, `device_id=1` or
+            `plugin=PACKAGE` for a provider that a package or file brings to onnxruntime; repeatable.
         seed: Seed of everything random.
-        fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, or `auto`.
+        fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, `exhaustive`
+            times every piece at every width, or `auto`, the most exact way for its time.
         precision: How precisely latencies are measured: half-width of the 95 % interval, as a share.
         lut: Latency table file; by default one per user, shared by all models.
         lut_device: Plan for another device from its rows in the table: its fingerprint, or a part that fits no other.
@@ -61,6 +66,7 @@ class PruneOptions:
     importance: str = "auto"
     solver: str = "decomposition"
     runtime: str = "onnxruntime"
+    runtime_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     seed: int = 0
     fill: str = "auto"
     precision: str = "2%"
@@ -73,7 +79,7 @@ class PruneOptions:
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock"))
+        _convert(self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock", "runtime_option"))
 
 
 @Parameter(name="*")
@@ -88,9 +94,11 @@ class ProfileOptions:
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default what the device is found to like.
-        runtime: Runtime that is measured.
+        runtime: What is measured, such as `openvino` or `onnxruntime:cuda`.
+        runtime_option: An option of the runtime or its provider as `key=value`; repeatable.
         seed: Seed of everything random.
-        fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, or `auto`.
+        fill: How the table is filled: `isolated` times pieces of the model, `in-situ` profiles whole ones, `exhaustive`
+            times every piece at every width, or `auto`, the most exact way for its time.
         precision: How precisely latencies are measured: half-width of the 95 % interval, as a share.
         lut: Latency table file; by default one per user, shared by all models.
         lut_device: Show another device from its rows in the table: its fingerprint, or a part that fits no other.
@@ -107,6 +115,7 @@ class ProfileOptions:
     min_keep: str = "1"
     multiple: int | None = None
     runtime: str = "onnxruntime"
+    runtime_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     seed: int = 0
     fill: str = "auto"
     precision: str = "2%"
@@ -118,7 +127,7 @@ class ProfileOptions:
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, paths=("inputs", "lut"), lists=("shape", "lock"))
+        _convert(self, paths=("inputs", "lut"), lists=("shape", "lock", "runtime_option"))
 
 
 @Parameter(name="*")
@@ -168,7 +177,8 @@ class BenchOptions:
         threads: Threads the models run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
         seconds: Time to spend on each model.
-        runtime: Runtime to measure with.
+        runtime: Runtime to measure with, such as `openvino` or `onnxruntime:cuda`.
+        runtime_option: An option of the runtime or its provider as `key=value`; repeatable.
         json: Print JSON.
     """
 
@@ -176,10 +186,11 @@ class BenchOptions:
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     seconds: float = 2.0
     runtime: str = "onnxruntime"
+    runtime_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     json: Annotated[bool, Parameter(negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, lists=("shape",))
+        _convert(self, lists=("shape", "runtime_option"))
 
 
 @Parameter(name="*")
@@ -210,7 +221,8 @@ class ApplyOptions:
     Attributes:
         output: File to write; the command line's default is the model's name with `-pruned`.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
-        runtime: Runtime that is verified with.
+        runtime: Runtime that is verified with, such as `openvino` or `onnxruntime:cuda`.
+        runtime_option: An option of the runtime or its provider as `key=value`; repeatable.
         force: Overwrite the input model.
         quiet: Print nothing but errors.
     """
@@ -218,79 +230,12 @@ class ApplyOptions:
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     runtime: str = "onnxruntime"
+    runtime_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     force: Annotated[bool, Parameter(negative="")] = False
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, paths=("output",), lists=("shape",))
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class LutShowOptions:
-    """How to list latency tables.
-
-    Attributes:
-        device: List the entries of this device: its fingerprint, or a part that fits no other.
-        match: List the entries whose region matches this shell pattern, such as `'*Conv*'`.
-        json: Print JSON.
-    """
-
-    device: str | None = None
-    match: str | None = None
-    json: Annotated[bool, Parameter(negative="")] = False
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class LutMergeOptions:
-    """How to join latency tables.
-
-    Attributes:
-        output: LUT file that the rows go into, made if it is missing; by default the user's own.
-        json: Print JSON.
-    """
-
-    output: Annotated[Path | None, Parameter(alias="-o")] = None
-    json: Annotated[bool, Parameter(negative="")] = False
-
-    def __post_init__(self) -> None:
-        _convert(self, paths=("output",))
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class LutExportOptions:
-    """How to write a latency table for others.
-
-    Attributes:
-        output: File to write: `.json`, `.csv`, or `.sqlite` for a LUT file.
-        device: Only this device: its fingerprint, or a part that fits no other.
-    """
-
-    output: Annotated[Path, Parameter(alias="-o")]
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        _convert(self, paths=("output",))
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class LutGcOptions:
-    """What to drop from a latency table, besides damaged and failed rows.
-
-    Attributes:
-        days: Drop rows measured more than this many days ago.
-        other_versions: Drop rows of versions of the installed runtimes other than the installed ones.
-        dry_run: Only say what would go.
-        json: Print JSON.
-    """
-
-    days: float | None = None
-    other_versions: Annotated[bool, Parameter(negative="")] = False
-    dry_run: Annotated[bool, Parameter(negative="")] = False
-    json: Annotated[bool, Parameter(negative="")] = False
+        _convert(self, paths=("output",), lists=("shape", "runtime_option"))
 
 
 def _convert(options: object, paths: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> None:

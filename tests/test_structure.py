@@ -31,12 +31,13 @@ LAYERS: dict[str, set[str]] = {
     "report": {"groups", "rewrite"},
     "pipeline": {
         *("axes", "graph", "groups", "importance", "inputs", "latency", "report", "rewrite", "runtime", "solve"),
-        *("engine", "verify"),
+        *("engine", "verify", "lut_config"),
     },
-    "cli": {"pipeline", "report"},
+    "cli": {"pipeline", "report", "lut_config"},
     "__main__": {"cli"},
     "__init__": {"pipeline"},
     "config": set(),
+    "lut_config": set(),
     "errors": set(),
 }
 # Package -> the one file, or folder, that may import it.
@@ -44,6 +45,10 @@ HOMES = {
     "onnx": "graph",
     "onnx_graphsurgeon": "graph/edit.py",
     "onnxruntime": "runtime/ort.py",
+    "openvino": "runtime/openvino.py",
+    "polygraphy": "runtime/tensorrt.py",
+    "tensorrt": "runtime/tensorrt.py",
+    "tensorrt_rtx": "runtime/tensorrt.py",
     "highspy": "solve/solvers/highs.py",
     "gurobipy": "solve/solvers/gurobi.py",
     "pyscipopt": "solve/solvers/scip.py",
@@ -158,17 +163,19 @@ def loaded_by(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
+LATE = {"onnxruntime", "openvino", "tensorrt", "polygraphy", "distributed"}
+
+
 def test_importing_the_package_is_light() -> None:
-    heavy = {"onnxruntime", "highspy", "gurobipy", "pyscipopt", "onnx", "onnx_graphsurgeon", "torch", "scipy", "rich"}
-    heavy.add("distributed")
+    heavy = {"highspy", "gurobipy", "pyscipopt", "onnx", "onnx_graphsurgeon", "torch", "scipy", "rich"} | LATE
     assert not loaded_by("import onnx_mdp") & heavy
 
 
 def test_solvers_and_runtimes_are_loaded_only_when_used() -> None:
-    late = {"onnxruntime", "highspy", "gurobipy", "pyscipopt", "torch", "distributed"}
+    late = {"highspy", "gurobipy", "pyscipopt", "torch"} | LATE
     assert not loaded_by("import onnx_mdp.pipeline") & late
     assert not loaded_by("from onnx_mdp.cli.main import app") & late
     code = (
-        "from onnx_mdp.solve.solve import is_available as a; from onnx_mdp.runtime.registry import is_available as b; "
+        "from onnx_mdp.solve.solve import is_available as a; from onnx_mdp.runtime.registry import remedy, variants; "
     )
-    assert not loaded_by(code + "a('highs'); a('gurobi'); a('scip'); b('onnxruntime')") & late
+    assert not loaded_by(code + "a('highs'); a('gurobi'); a('scip'); [remedy(name) for name in variants()]") & late

@@ -2,7 +2,7 @@
 
     python tools/bench_latency.py                          # all models, writes bench_latency.json
     python tools/bench_latency.py resnet50 vit_tiny        # some of them
-    python tools/bench_latency.py --fill isolated --fill in-situ --threads 2
+    python tools/bench_latency.py --fill isolated --fill exhaustive --runtime openvino
 
 Each way of filling starts from an empty table. Then twelve random plans per model, with random widths on the grid and
 random removed blocks, are built and run in turn with the dense model. The zoo's models are expected in ../shared/zoo,
@@ -90,10 +90,10 @@ def random_plan(analysis: Analysis, tables: Tables, rng: np.random.Generator) ->
     return Variant(widths, removed)
 
 
-def measure(name: str, way: str, threads: int, lut: Path) -> Row:
+def measure(name: str, way: str, spec: RuntimeSpec, lut: Path) -> Row:
     """Fill the tables of a model, then compare predictions with measurements."""
     analysis = read(name)
-    engine = LocalEngine(RuntimeSpec(threads=threads))
+    engine = LocalEngine(spec)
     meter = Meter(engine, LatencyTable(lut, engine.fingerprint))
     feeds = random_feeds(analysis.network.model, analysis.network.inputs, 0)
     started = time.perf_counter()
@@ -154,15 +154,18 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="*", default=MODELS, help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--fill", action="append", choices=("isolated", "in-situ"), help="repeatable; default: both")
+    ways = ("isolated", "in-situ", "exhaustive")
+    parser.add_argument("--fill", action="append", choices=ways, help="repeatable; default: the first two")
+    parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=Path("bench_latency.json"))
     arguments = parser.parse_args()
+    spec = RuntimeSpec(arguments.runtime, arguments.threads)
     rows = []
     for name in arguments.models:
         for way in arguments.fill or ("isolated", "in-situ"):
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(measure(name, way, arguments.threads, Path(folder) / "lut.sqlite"))
+                rows.append(measure(name, way, spec, Path(folder) / "lut.sqlite"))
             print(*shown(rows[-1]), file=sys.stderr, flush=True)
     headers = ("model", "fill", "entries", "fill s", "dense ms", "fastest", "median error %", "worst %", "Spearman")
     Console(width=120).print(table("held-out plans", headers, [shown(row) for row in rows]))

@@ -9,7 +9,7 @@ from typing import Any
 from cyclopts import App
 from rich.console import Console, RenderableType
 
-from onnx_mdp.config import LutExportOptions, LutGcOptions, LutMergeOptions, LutShowOptions
+from onnx_mdp.lut_config import LutExportOptions, LutGcOptions, LutMergeOptions, LutShowOptions
 
 _HELP = """List, share and clean up latency tables.
 

@@ -162,6 +162,9 @@ def bench(model: Path, /, *others: Path, options: BenchOptions = BenchOptions(),
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:
         _out().print(comparison(rows))
+        for row in rows:
+            if row.note:
+                _err().print(f"{row.model}: {row.note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command

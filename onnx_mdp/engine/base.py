@@ -48,6 +48,7 @@ class Duel:
         busy_ratio: the same by the session's own clock.
         precision: half-width of the 95 % interval around the ratio by the clock to trust, as a share of it.
         rounds: turns.
+        note: what the user should know about how the first one is run; see `onnx_mdp.runtime.base.Session`.
     """
 
     wall: tuple[float, float]
@@ -56,6 +57,7 @@ class Duel:
     busy_ratio: float
     precision: float
     rounds: int
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,9 @@ class Station:
             spent += seconds[0]
         (wall_a, busy_a), (wall_b, busy_b) = np.median(samples, axis=1).tolist()
         wall_ratio, busy_ratio = np.median(_ratios(samples), axis=1).tolist()
-        return Duel((wall_a, wall_b), (busy_a, busy_b), wall_ratio, busy_ratio, reached, samples.shape[1])
+        return Duel(
+            (wall_a, wall_b), (busy_a, busy_b), wall_ratio, busy_ratio, reached, samples.shape[1], self._first[1].note
+        )
 
     def profile(self, model: Model, runs: int) -> list[Kernel]:
         """The kernels of a model, timed over some runs."""

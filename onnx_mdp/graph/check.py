@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_mdp.graph.contrib import DOMAIN, in_standard_domain
 from onnx_mdp.graph.shapes import Shape, dims
 from onnx_mdp.graph.weights import is_large, without_big_weights
 
@@ -20,10 +21,25 @@ def check(model: onnx.ModelProto) -> None:
 
     Neither looks at the values of big weights, so a large model is checked without them.
     """
+    if in_standard_domain(model):
+        model = checkable(model)
     try:
         onnx.checker.check_model(without_big_weights(model) if is_large(model) else model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ValueError(str(error).strip().splitlines()[0]) from error
+
+
+def checkable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that ONNX's checker knows all operators of the standard domain of; it holds no big weights.
+
+    ONNX Runtime's optimizer writes some of its own into that domain, and they are all right there.
+    """
+    copy = without_big_weights(model)
+    for node in in_standard_domain(copy):
+        node.domain = DOMAIN
+    if all(entry.domain != DOMAIN for entry in copy.opset_import):
+        copy.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+    return copy
 
 
 def signature(model: onnx.ModelProto) -> tuple[Signature, Signature]:

@@ -1,11 +1,11 @@
-"""Output shapes of com.microsoft operators, which ONNX has no schemas for.
+"""ONNX Runtime's own operators, which ONNX has no schemas for: which they are, and the shapes of their outputs.
 
 Most have the shapes of a standard operator on some of their inputs; the rest are given as formulas.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,15 @@ import onnx
 from onnx_mdp.graph.shapes import Shape
 
 DOMAIN = "com.microsoft"
+# What ONNX Runtime's optimizer writes into the standard domain -> the first opset of ONNX's that has it, if one has.
+_IN_STANDARD_DOMAIN = {"LayerNormalization": 17, "SimplifiedLayerNormalization": None}
 
 # Operator -> the standard operator whose shapes its outputs have, and the inputs that one takes.
 _LIKE: dict[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(
         (
-            *("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization"),
+            *("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding"),
+            *_IN_STANDARD_DOMAIN,
             *("QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QuantizeLinear", "DequantizeLinear"),
         ),
         ("Identity", (0,)),
@@ -37,6 +40,27 @@ _SHAPING = {
     *("alpha", "auto_pad", "axis", "axes", "beta", "ceil_mode", "count_include_pad", "dilations", "group"),
     *("kernel_shape", "pads", "strides", "transA", "transB"),
 }
+
+
+def is_contrib(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether a node is one of ONNX Runtime's own, in a model of an opset of the standard domain."""
+    if node.domain not in ("", "ai.onnx") or node.op_type not in _IN_STANDARD_DOMAIN:
+        return node.domain == DOMAIN
+    first = _IN_STANDARD_DOMAIN[node.op_type]
+    return first is None or opset < first
+
+
+def in_standard_domain(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes of ONNX Runtime's own operators that stand in the standard domain, which has none of that name."""
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    return [node for node in _all_nodes(model.graph) if node.domain != DOMAIN and is_contrib(node, opset)]
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for inner in (inner for attribute in node.attribute for inner in (attribute.g, *attribute.graphs)):
+            yield from _all_nodes(inner)
 
 
 def standard_form(node: onnx.NodeProto) -> onnx.NodeProto | None:

@@ -120,7 +120,7 @@ class _Inference:
         return [(facts.types.get(value.name, 0), facts.shapes.get(value.name)) for value in body.output]
 
     def _by_schema(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
-        if node.domain == contrib.DOMAIN:
+        if contrib.is_contrib(node, self.opsets.get("", 1)):
             plain = contrib.standard_form(node)
             return self._by_formula(node) if plain is None else self._by_standard_form(node, plain)
         domain = "" if node.domain in _DEFAULT_DOMAIN else node.domain

@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
 from onnx_mdp.errors import ExternalDataError, ModelError, NotOnnxError
-from onnx_mdp.graph.check import Signature, parameter_count, signature
+from onnx_mdp.graph.check import Signature, checkable, parameter_count, signature
+from onnx_mdp.graph.contrib import in_standard_domain
 from onnx_mdp.graph.weights import PROTOBUF_LIMIT, is_big, is_large, model_bytes, refer, stored_bytes, weight_bytes
 
 
@@ -66,12 +67,15 @@ def _source(
     external = any(uses_external_data(tensor) for tensor in proto.graph.initializer)
     if external and path is None:
         raise ExternalDataError(f"{name}: its weights lie in other files; give the path of the .onnx file instead")
+    known = not in_standard_domain(proto)
     if external and path:
         _find_external(proto, path)
+    if known:
         _check(reference, name)
+    if external and path:
         _load_external(proto, path)
-    else:
-        _check(reference, name)
+    if not known:
+        _check(checkable(proto).SerializeToString(), name)
     size = model_bytes(proto) if external else path.stat().st_size if path else len(reference)
     return Source(name, reference, path, external, signature(proto), parameter_count(proto), size), proto
 

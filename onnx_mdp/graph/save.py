@@ -89,8 +89,9 @@ def check_writable(path: Path) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise OutputError(f"{path}: the folder {folder} does not exist; create it or choose another")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give a file name")
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file, and would be replaced by one"
+        raise OutputError(f"{path}: is {what}; give a file name")
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".onnx-mdp-"):
             pass

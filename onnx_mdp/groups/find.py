@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from onnx_mdp.axes.terms import Factor, Prod, Term, factors, leaves, size
+from onnx_mdp.errors import OptionError
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.groups.blocks import Block, find_blocks
 from onnx_mdp.groups.couple import Coupling, Freeze, couple
@@ -98,7 +99,11 @@ class Analysis:
 
 
 def analyze(network: Network, locks: Iterable[str] = ()) -> Analysis:
-    """Find the groups and blocks; those whose name or member matches a shell pattern in `locks` are locked."""
+    """Find the groups and blocks; those whose name or member matches a shell pattern in `locks` are locked.
+
+    Raises:
+        OptionError: a pattern matches no name, so that what it was to protect would be cut.
+    """
     coupling = couple(network)
     roles = _attention_roles(coupling)
     free, frozen = [], []
@@ -125,8 +130,18 @@ def _lock(coupling: Coupling, groups: Sequence[Group], frozen: list[Locked], loc
             frozen.append(
                 Locked(group.name, group.factor, (Freeze("it is locked by request", pattern),), group.members)
             )
-    blocks = tuple(block for block in find_blocks(coupling) if matched(block.name) is None)
-    return Analysis(coupling, tuple(kept), blocks, tuple(frozen))
+    blocks = find_blocks(coupling)
+    names = {*(g.name for g in groups), *(entry.name for entry in frozen), *(block.name for block in blocks)}
+    _check_locks(locks, {*names, *coupling.network.weights})
+    return Analysis(coupling, tuple(kept), tuple(b for b in blocks if matched(b.name) is None), tuple(frozen))
+
+
+def _check_locks(locks: Iterable[str], names: Iterable[str]) -> None:
+    for pattern in locks:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise OptionError(
+                f"--lock {pattern}: no group, weight or block has such a name; onnx-mdp inspect lists them"
+            )
 
 
 def _on_activations(coupling: Coupling, members: tuple[tuple[str, int], ...], factor: Factor) -> bool:

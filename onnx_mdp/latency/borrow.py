@@ -25,7 +25,8 @@ class AbsentEngine(Engine):
     def __init__(self, table: LatencyTable) -> None:
         self._table = table
         device = fingerprint_of(table.device)
-        self.spec = RuntimeSpec(device.runtime, device.threads)
+        name, *options = device.runtime.split(" ")
+        self.spec = RuntimeSpec(name, device.threads, tuple(options))
         self.facts = Facts(device, profiles=True, trusts_busy=device.threads == 1)  # rows may have been profiled
 
     def missing(self, what: str) -> NoReturn:
@@ -34,10 +35,12 @@ class AbsentEngine(Engine):
         Raises:
             LutError: always.
         """
-        threads = f" --threads {self.spec.threads}" * (self.spec.threads != 1)
+        asked = f" --runtime {self.spec.name}" * (self.spec.name != "onnxruntime")
+        asked += "".join(f" --runtime-option {option}" for option in self.spec.options)
+        asked += f" --threads {self.spec.threads}" * (self.spec.threads != 1)
         raise LutError(
             f"--lut-device: {self._table.path} lacks {what} of this model on {self._table.device}; fill it on that "
-            f"device with onnx-mdp profile MODEL --lut FILE{threads} and the same --shape, --lock, --min-keep, "
+            f"device with onnx-mdp profile MODEL --lut FILE{asked} and the same --shape, --lock, --min-keep, "
             "--multiple and --fill as here, then put it in here with onnx-mdp lut merge"
         )
 
@@ -86,7 +89,8 @@ class BorrowedMeter(Meter):
             LutError: some are not, and the meter is strict; the message says how many.
         """
         missing = {text for text in requests if self._is_missing(text)}
-        self._found |= requests.keys() - missing
+        self.reused += len(requests.keys() - missing - self._asked)
+        self._asked |= requests.keys()
         progress(len(requests) - len(missing), len(requests))
         if missing and self.strict:
             self.engine.missing(f"{len(missing)} of {len(requests)} entries")

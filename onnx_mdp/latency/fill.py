@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -133,11 +134,11 @@ class Isolated(Fill):
 
     def fill(self, progress: Progress = silent) -> None:
         """Measure the coarse grid of every table, then the whole models."""
-        requests = {table.text(index): table.build(index) for table in self.tables for index in table.coarse()}
+        requests = {table.text(index): table.build(index) for table in self.tables for index in self.indices(table)}
         total = len(requests) + len(self.designs)
         self.meter.fill(requests, lambda done, _: progress(done, total))
         for table in self.tables:
-            table.read(self.meter, table.coarse())
+            table.read(self.meter, self.indices(table))
         for done, variant in enumerate(self.designs, 1):
             text = self.whole_text(variant)
             if self.meter.latency(text) is None:
@@ -146,12 +147,26 @@ class Isolated(Fill):
             self._add_whole(variant)
             progress(len(requests) + done, total)
 
+    def indices(self, table: RegionTable) -> Sequence[tuple[int, ...]]:
+        """The entries measured before any plan is known: a coarse grid."""
+        return table.coarse()
+
     def refine(self, entries: Sequence[Entry]) -> bool:
         """Measure entries on their own."""
         self.meter.fill({table.text(index): table.build(index) for table, index in entries})
         for table, index in entries:
             table.read(self.meter, [index])
         return any(index in table.known for table, index in entries)
+
+
+class Exhaustive(Isolated):
+    """Every entry is measured on its own, whether a plan may need it or not: what the other ways are held against."""
+
+    name: ClassVar[str] = "exhaustive"
+
+    def indices(self, table: RegionTable) -> Sequence[tuple[int, ...]]:
+        """All entries."""
+        return list(itertools.product(*(range(len(axis)) for axis in table.levels)))
 
 
 class InSitu(Fill):
@@ -216,7 +231,7 @@ def in_situ_text(text: str) -> str:
     return f"in situ\n{text}"
 
 
-WAYS: Mapping[str, type[Fill]] = {Isolated.name: Isolated, InSitu.name: InSitu}
+WAYS: Mapping[str, type[Fill]] = {way.name: way for way in (Isolated, InSitu, Exhaustive)}
 
 
 def check_way(name: str) -> None:

@@ -184,11 +184,11 @@ def _reason(row: Row, unwanted: Unwanted) -> str:
     if row.entry.measured < unwanted.before:
         return "old"
     runtime, version = runtime_of(row.entry.device)
-    return "version" if (unwanted.versions or {}).get(runtime, version) != version else ""
+    return "version" if (unwanted.versions or {}).get(runtime.split(" ")[0], version) != version else ""
 
 
 def runtime_of(device: str) -> tuple[str, str]:
-    """Name and version of the runtime in a fingerprint's text."""
+    """Name, with provider and options, and version of the runtime in a fingerprint's text."""
     name, _, version = device.partition(", ")[0].rpartition(" ")
     return name, version
 

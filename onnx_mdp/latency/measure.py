@@ -32,7 +32,7 @@ class Meter:
     """Times models on an engine, through a latency table: what is in the table is never timed again.
 
     Attributes:
-        measured: entries measured by this meter.
+        measured: entries measured by this meter; `reused` counts those asked for that the table had.
         failed: canonical text -> why it could not be measured.
         rough: entries measured by this meter that did not reach the precision asked for.
     """
@@ -42,15 +42,10 @@ class Meter:
         self.table = table
         self.asked = Asked(precision=precision, canary_ms=self._reference())
         self.measured = 0
+        self.reused = 0
         self.rough = 0
         self.failed: dict[str, str] = {}
-        self._mine: set[str] = set()
-        self._found: set[str] = set()
-
-    @property
-    def reused(self) -> int:
-        """Entries asked for that the table had before this meter."""
-        return len(self._found)
+        self._asked: set[str] = set()
 
     def latency(self, text: str) -> float | None:
         """Milliseconds of a region by its canonical text; None if it is not measured or cannot be."""
@@ -69,7 +64,8 @@ class Meter:
         """
         missing = {text: build for text, build in requests.items() if self._is_missing(text)}
         done = len(requests) - len(missing)
-        self._found |= requests.keys() - missing.keys() - self._mine
+        self.reused += len(requests.keys() - missing.keys() - self._asked)
+        self._asked |= requests.keys()
         progress(done, len(requests))
         most = min(_CHUNK_ENTRIES, math.ceil(len(missing) / self.engine.width))
         for timings in self.engine.time_all(_loadable_chunks(missing, most), self.asked):
@@ -82,7 +78,6 @@ class Meter:
         stamp = now()
         self.table.put(self._entry(text, timing, stamp) for text, timing in timings.items())
         self.measured += len(timings)
-        self._mine |= timings.keys()
         for text, timing in timings.items():
             if isinstance(timing, Failure):
                 self.failed[text] = timing.reason

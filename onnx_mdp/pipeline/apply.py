@@ -14,7 +14,7 @@ from onnx_mdp.groups.find import analyze
 from onnx_mdp.pipeline.stages import ModelLike, check_output, network_of
 from onnx_mdp.rewrite.plan import from_json, plan_edits, read_plan
 from onnx_mdp.runtime.base import RuntimeSpec
-from onnx_mdp.runtime.registry import open_runtime
+from onnx_mdp.runtime.registry import open_runtime, prover
 from onnx_mdp.verify.oracle import Proof, prove
 
 
@@ -33,7 +33,9 @@ def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = Non
     analysis = analyze(network)
     cut = from_json(analysis, content)
     pruned = rewrite(proto, plan_edits(analysis, cut))
-    proof = prove(source, analysis, cut, pruned, open_runtime(RuntimeSpec(options.runtime)), [])
+    runtime = open_runtime(RuntimeSpec(options.runtime, options=options.runtime_option))
+    runtime = prover(runtime, double=onnx.TensorProto.DOUBLE in network.types.values())
+    proof = prove(source, analysis, cut, pruned, runtime, [])
     if options.output:
         save_model(pruned, options.output, external=source.external)
     return pruned, proof

@@ -21,7 +21,9 @@ from onnx_mdp.runtime.timing import alternate
 class BenchRow:
     """One model: median wall and CPU milliseconds, interquartile range over median, ratio to the first, bytes.
 
-    `ratio` compares CPU time at one thread and wall time else.
+    `note` says where the runtime leaves nodes to the CPU.
+
+    `ratio` compares CPU time where the runtime's is the latency, which at one thread it mostly is, and wall time else.
     """
 
     model: str
@@ -31,6 +33,7 @@ class BenchRow:
     ratio: float
     parameters: int
     size: int
+    note: str = ""
 
 
 def bench(models: tuple[str | Path, ...], options: BenchOptions | None = None) -> list[BenchRow]:
@@ -43,7 +46,7 @@ def bench(models: tuple[str | Path, ...], options: BenchOptions | None = None) -
     options = options or BenchOptions()
     if options.seconds <= 0:
         raise OptionError(f"--seconds {options.seconds:g}: must be more than zero")
-    runtime = open_runtime(RuntimeSpec(options.runtime, options.threads))
+    runtime = open_runtime(RuntimeSpec(options.runtime, options.threads, options.runtime_option))
     sources, sessions = [], []
     for path in models:
         source, proto = load(path)
@@ -55,7 +58,7 @@ def bench(models: tuple[str | Path, ...], options: BenchOptions | None = None) -
     samples = np.array(alternate(sessions, options.seconds * len(sessions)))
     medians = np.median(samples, axis=1)
     low, high = np.percentile(samples[:, :, 0], (25, 75), axis=1)
-    clock = 1 if options.threads == 1 else 0
+    clock = 1 if runtime.trusts_busy else 0
     return [
         BenchRow(
             model=source.name,
@@ -65,6 +68,7 @@ def bench(models: tuple[str | Path, ...], options: BenchOptions | None = None) -
             ratio=float(medians[i, clock] / medians[0, clock]),
             parameters=source.parameters,
             size=source.size,
+            note=sessions[i].note,
         )
         for i, source in enumerate(sources)
     ]

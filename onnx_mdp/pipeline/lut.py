@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from onnx_mdp.config import LutExportOptions, LutGcOptions, LutMergeOptions, LutShowOptions
-from onnx_mdp.errors import OptionError, OutputError
+from onnx_mdp.errors import OptionError, OutputError, RuntimeBackendError
 from onnx_mdp.latency.exchange import read_rows, write_entries
 from onnx_mdp.latency.library import Unwanted, devices_of, garbage, held_rows, merge_rows, named_device, select
 from onnx_mdp.latency.lut import Entry, LutFile, Row, default_path
+from onnx_mdp.lut_config import LutExportOptions, LutGcOptions, LutMergeOptions, LutShowOptions
 from onnx_mdp.runtime.base import RuntimeSpec
-from onnx_mdp.runtime.registry import is_available, open_runtime, runtime_names
+from onnx_mdp.runtime.registry import is_available, open_runtime, variants
 
 _EXPORTS = (".json", ".csv", ".sqlite")
 
@@ -125,6 +126,9 @@ def _before(days: float | None) -> str:
 
 
 def _installed() -> dict[str, str]:
-    """The version of every runtime that is installed here."""
-    spec = RuntimeSpec()
-    return {name: open_runtime(replace(spec, name=name)).version() for name in runtime_names() if is_available(name)}
+    """The version of every runtime, with its provider, that can be opened here."""
+    found: dict[str, str] = {}
+    for name in filter(is_available, variants()):
+        with contextlib.suppress(RuntimeBackendError):  # its device is missing
+            found[name] = open_runtime(RuntimeSpec(name)).version()
+    return found

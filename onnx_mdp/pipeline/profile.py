@@ -99,7 +99,7 @@ def _meter(options: ProfileOptions, precision: float, listener: Listener) -> Ite
         with closing(borrow_table(options.lut, options.lut_device)) as lut:
             yield BorrowedMeter(lut, precision), lut.keys()
         return
-    spec = RuntimeSpec(options.runtime, options.threads)
+    spec = RuntimeSpec(options.runtime, options.threads, options.runtime_option)
     with closing(open_engine(spec, options.cluster, open_runtime(spec).fingerprint)) as engine:
         for text in engine.warnings:
             listener.warn(text)

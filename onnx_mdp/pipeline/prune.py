@@ -46,7 +46,7 @@ from onnx_mdp.pipeline.tabulate import tabulate
 from onnx_mdp.report.facts import Report
 from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
 from onnx_mdp.runtime.base import Feeds, Runtime, RuntimeSpec
-from onnx_mdp.runtime.registry import open_runtime
+from onnx_mdp.runtime.registry import open_runtime, prover
 from onnx_mdp.solve.solve import check_solver
 from onnx_mdp.verify.oracle import Proof, prove
 
@@ -116,7 +116,7 @@ class _Prune:
         check_borrowing(options.lut_device, options.cluster, options.ratio)
         self.floor = Floor(units, share, options.multiple)
         self.precision = parse_share(options.precision, "--precision")
-        self.spec = RuntimeSpec(options.runtime, options.threads)
+        self.spec = RuntimeSpec(options.runtime, options.threads, options.runtime_option)
 
     def run(self, model: ModelLike, inputs: InputsLike | None) -> PruneResult:
         case = self._case(model, inputs)
@@ -147,7 +147,7 @@ class _Prune:
             network, samples = network_of(proto, parse_shapes(options.shape), inputs)
             analysis = analyze_or_refuse(network, options.lock, source.name)
         with self.clock.stage("score"):
-            scorer = make_scorer(options.importance, analysis, samples, runtime, self.listener.step)
+            scorer = make_scorer(options.importance, analysis, samples, prover(runtime), self.listener.step)
             scores = scorer.score(analysis)
         if samples is None:
             feeds = random_feeds(network.model, network.inputs, options.seed)
@@ -163,7 +163,10 @@ class _Prune:
             plan = uniform_plan(case.analysis, case.scores.order, ratio, least, multiple)
             model = rewrite(case.analysis.network.model, plan_edits(case.analysis, plan))
         with self.clock.stage("measure"), self._engine() as engine:
-            measured = self._stopwatch(case, engine).compare(model)
+            stopwatch = self._stopwatch(case, engine)
+            measured = stopwatch.compare(model)
+        if stopwatch.note:
+            self._warn(stopwatch.note)
         if measured.ratio > 1 and not self.options.force:
             raise BudgetError(
                 f"--ratio {self.options.ratio}: the cut model is slower, {measured.pruned_ms:.3g} ms against "
@@ -183,8 +186,11 @@ class _Prune:
                 whole = rewrite(case.analysis.network.model, plan_edits(case.analysis, dense_plan(case.analysis)))
                 dense = stopwatch.compare(whole)
             self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {engine.fingerprint}")
+            if stopwatch.note:
+                self._warn(stopwatch.note)
             if dense.clock == "cpu":
-                self._warn("the machine is busy: latencies are CPU time, which is what an idle machine would take")
+                clock = case.runtime.busy_clock
+                self._warn(f"the machine is busy: latencies are {clock}, which is what an idle machine would take")
             if budget.spent(min(dense.dense_ms, dense.pruned_ms), dense.dense_ms) <= 1:
                 return self._uncut(case, budget, whole, dense)
             del whole
@@ -289,7 +295,8 @@ class _Prune:
 
     def _prove(self, case: _Case, outcome: Outcome) -> Proof:
         given = [next(case.inputs.batches())] if case.inputs else []
-        proof = prove(case.source, case.analysis, outcome.plan, outcome.model, case.runtime, given)
+        runtime = prover(case.runtime, double=onnx.TensorProto.DOUBLE in case.analysis.network.types.values())
+        proof = prove(case.source, case.analysis, outcome.plan, outcome.model, runtime, given)
         if not proof.varies:
             self._warn("the outputs do not depend on the inputs any more: this cut is too deep to be of use")
         return proof

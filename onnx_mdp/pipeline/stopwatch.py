@@ -36,12 +36,16 @@ class Comparison:
 
 
 class Stopwatch:
-    """Times models against one dense model on one set of inputs."""
+    """Times models against one dense model on one set of inputs.
+
+    After a comparison, `note` is what the user should know about how the dense model is run.
+    """
 
     def __init__(self, engine: Engine, dense: str | bytes, feeds: Feeds, precision: float) -> None:
         self._engine = engine
         self._dense = dense
         self._feeds = feeds
+        self.note = ""
         self.precision = precision / _SHARPER
 
     def confirm(self, pruned: Loadable, before: Comparison) -> Comparison:
@@ -55,6 +59,7 @@ class Stopwatch:
         """Alternate the two models until their ratio is known well enough."""
         with loadable(pruned) as model:
             duel = self._engine.duel((self._dense, self._feeds), (model, self._feeds), _SECONDS, self.precision)
+        self.note = duel.note
         disturbed = sum(duel.wall) > _BUSY * sum(duel.busy)
         if self._engine.facts.trusts_busy and disturbed:
             dense, ratio, clock = duel.busy[0], duel.busy_ratio, "cpu"

@@ -42,6 +42,10 @@ def summary(report: Report, path: str) -> RenderableType:
         f"proof: equals the masked original to {report.proof['max_relative_error']:.1e} "
         f"(allowed {report.proof['tolerance']:g}) on {report.proof['input_sets']} input sets"
     )
+    if report.lut:
+        asked = report.lut["measured"] + report.lut["reused"]
+        reused = f"{100 * report.lut['reused'] / max(asked, 1):.0f}%"
+        lines.append(f"latency table: {asked} entries, {reused} of them known before")
     if report.solve:
         solve = report.solve
         lines.append(f"program: {solve.status}, gap {solve.gap:.1e}, {solve.seconds:.1f} s in {solve.solver}")

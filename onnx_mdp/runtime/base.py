@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from onnx_mdp.errors import RuntimeBackendError
+from onnx_mdp.errors import OptionError, RuntimeBackendError
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -49,9 +49,40 @@ class RuntimeSpec:
     threads: int = 1
     options: tuple[str, ...] = ()
 
+    @property
+    def backend(self) -> str:
+        """The name up to the colon."""
+        return self.name.partition(":")[0]
+
+    @property
+    def provider(self) -> str:
+        """What follows the colon; empty where nothing does."""
+        return self.name.partition(":")[2]
+
+    def settings(self) -> dict[str, str]:
+        """The options as a mapping.
+
+        Raises:
+            OptionError: one has another form than `key=value`, or a key is given twice.
+        """
+        found: dict[str, str] = {}
+        for option in self.options:
+            key, equals, value = option.partition("=")
+            if not (key and equals):
+                raise OptionError(f"--runtime-option {option}: write key=value, such as device_id=1")
+            if found.setdefault(key, value) != value:
+                raise OptionError(f"--runtime-option {option}: {key} is already {found[key]}; give it once")
+        return found
+
 
 class Session(ABC):
-    """A model loaded in a runtime. `tick` repeats the last `bind` without Python-side overhead, for timing."""
+    """A model loaded in a runtime. `tick` repeats the last `bind` without Python-side overhead, for timing.
+
+    Attributes:
+        note: what the user should know about how the model is run, such as nodes that another device computes.
+    """
+
+    note: str = ""
 
     @abstractmethod
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Array]:
@@ -74,10 +105,22 @@ class Session(ABC):
 
 
 class Runtime(ABC):
-    """A way to run models on one device; `onnx_mdp.runtime.registry` knows which exist and which are installed."""
+    """A way to run models on one device; `onnx_mdp.runtime.registry` knows which exist and which are installed.
 
-    name: ClassVar[str]
-    profiles: ClassVar[bool] = False  # whether `profile` can be asked
+    Attributes:
+        name: as in a specification, without what is the default.
+        profiles: whether `profile` can be asked.
+        keeps_precision: whether it computes in the model's own number types and to their rounding, so that two
+            equal models compare equal to 1e-5 on it. Where it does not, proofs are made on another runtime.
+        keeps_double: whether float64 stays float64.
+        busy_clock: what `Session.busy_ns` counts, in words.
+    """
+
+    name: str
+    profiles: bool = False
+    keeps_precision: bool = True
+    keeps_double: bool = True
+    busy_clock: ClassVar[str] = "CPU time"
 
     def __init__(self, spec: RuntimeSpec) -> None:
         self.spec = spec
@@ -91,6 +134,9 @@ class Runtime(ABC):
     @abstractmethod
     def open(self, model: str | bytes, *, optimize: bool = True) -> Session:
         """Load a model from a path or from memory.
+
+        Without `optimize` its operators are kept apart as written as far as the runtime can, which matters to
+        models that round to integers: fused operators round elsewhere.
 
         Raises:
             RuntimeBackendError: the runtime does not load it.
@@ -110,8 +156,13 @@ class Runtime(ABC):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What a latency depends on besides the model."""
-        return Fingerprint(self.name, self.version(), cpu_model(), self.threads)
+        """What a latency depends on besides the model: the options are part of the runtime's name."""
+        options = sorted(self.spec.options)
+        return Fingerprint(" ".join([self.name, *options]), self.version(), self.device(), self.threads)
+
+    def device(self) -> str:
+        """What the models run on, as precisely as the system tells."""
+        return cpu_model()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 
 from onnx_mdp import __version__
 from onnx_mdp.cli.main import main
+from onnx_mdp.runtime.registry import remedy
 from tests.conftest import MODELS, ROOT
 
 
@@ -31,7 +32,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "prune", "--help")
     assert status == 0
     options = ("latency", "ratio", "output", "inputs", "threads", "shape", "lock", "min-keep", "multiple", "importance")
-    options += ("solver", "seed", "report", "plan", "lut", "quiet", "config", "force")
+    options += ("runtime", "runtime-option", "solver", "seed", "report", "plan", "lut", "quiet", "config", "force")
     assert all(f"--{option}" in out for option in options)
     assert "4ms" in out
     assert "70%" in out
@@ -212,6 +213,41 @@ def test_apply_writes_and_says_so(capsys: pytest.CaptureFixture[str], cnn: Path,
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+def test_options_of_the_runtime_reach_it(capsys: pytest.CaptureFixture[str], cnn: Path, tmp_path: Path) -> None:
+    bench = ["bench", cnn, "--seconds", "0.01"]
+    good = ["--runtime-option", "session.disable_prepacking=1", "--runtime-option", "session.use_mimalloc=0"]
+    assert run(capsys, *bench, *good)[0] == 0
+    for command in (bench, ["prune", cnn, "--ratio", "50%"], ["apply", cnn, write_plan(cnn, tmp_path)]):
+        more = [] if command is bench else ["-o", tmp_path / "out.onnx"]
+        status, _, err = run(capsys, *command, *more, *good, "--runtime-option", "use_tf32=0")
+        assert (status, err.count("\n")) == (1, 1)
+        assert "--runtime-option use_tf32: onnxruntime's CPU provider has no such option" in err
+    config = tmp_path / "mdp.toml"
+    config.write_text('[bench]\nruntime-option = ["session.disable_prepacking=1", "fp16=true"]\n')
+    status, _, err = run(capsys, *bench, "--config", config)
+    assert status == 1
+    assert "--runtime-option fp16" in err
+
+
+def write_plan(model: Path, folder: Path) -> Path:
+    """A plan file of the model."""
+    plan = folder / "plan.json"
+    assert main(["prune", str(model), "--ratio", "50%", "-o", str(folder / "p.onnx"), "--plan", str(plan), "-q"]) == 0
+    return plan
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorrt", "onnxruntime:cuda", "onnxruntime:tensorrt-rtx"])
+def test_a_missing_runtime_is_one_line_with_the_remedy(
+    capsys: pytest.CaptureFixture[str], cnn: Path, tmp_path: Path, name: str
+) -> None:
+    if not remedy(name):
+        pytest.skip(f"{name} is installed")
+    for command in (["bench", cnn], ["prune", cnn, "--latency", "70%", "-o", tmp_path / "out.onnx"]):
+        status, _, err = run(capsys, *command, "--runtime", name)
+        assert (status, err.count("\n")) == (1, 1)
+        assert remedy(name) in err
+
+
 def test_interrupt_says_that_measurements_are_kept(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "onnx_mdp", "prune", str(MODELS / "digits_cnn.onnx"), "--latency", "60%"]
     command += ["--lut", str(tmp_path / "lut.sqlite"), "-o", str(tmp_path / "o.onnx")]
@@ -247,6 +283,10 @@ def test_readme_commands_run(
     capsys: pytest.CaptureFixture[str], command: str, lut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every command the README shows runs, in a folder that holds what the README's reader has."""
+    words = shlex.split(command)
+    missing = remedy(words[words.index("--runtime") + 1]) if "--runtime" in words else ""
+    if missing:
+        pytest.skip(missing)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(lut.parent))
     (tmp_path / "models").symlink_to(MODELS)

@@ -9,6 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_mdp import pipeline
+from onnx_mdp.config import PruneOptions
 from onnx_mdp.errors import DynamicShapeError, ExternalDataError, ModelError, NotOnnxError, OptionError
 from onnx_mdp.graph.load import load
 from onnx_mdp.graph.network import read_network
@@ -36,6 +38,37 @@ def test_truncated_file(tmp_path: Path, cnn: Path) -> None:
         path.write_bytes(data[: int(len(data) * part)])
         with pytest.raises(ModelError):
             load(path)
+
+
+@pytest.mark.parametrize("external", [False, True], ids=["one file", "external"])
+@pytest.mark.parametrize(("op", "opset"), [("LayerNormalization", 13), ("SimplifiedLayerNormalization", 17)])
+def test_operators_that_onnxruntime_writes_into_the_standard_domain(
+    op: str, opset: int, external: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its optimizer does; ONNX has no such operators, or only in later opsets."""
+    nodes = [helper.make_node("MatMul", ["x", "up"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    nodes += [helper.make_node("MatMul", ["b", "down"], ["c"]), helper.make_node(op, ["c", "scale"], ["y"], axis=-1)]
+    weights = {"up": (16, 64), "down": (64, 16), "scale": (16,)}
+    model = build_model(nodes, {"x": (1, 5, 16)}, ["y"], weights, opset=opset)
+    if op == "LayerNormalization":
+        model.graph.node[-1].input.append("scale")  # the bias, which it cannot do without
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 5, 16)))
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "model.onnx"
+    onnx.save(model, str(path), save_as_external_data=external, location="weights.bin", size_threshold=0)
+    monkeypatch.chdir(tmp_path)
+    result = pipeline.prune(path, PruneOptions(ratio="50%", output=tmp_path / "out.onnx", force=True, quiet=True))
+    assert (result.model.graph.node[-1].op_type, result.model.graph.node[-1].domain) == (op, "")
+    assert result.report.parameters["pruned"] < 0.52 * result.report.parameters["dense"]
+    assert result.report.proof["varies"]
+
+
+def test_unknown_operators_of_the_standard_domain_are_not_valid(tmp_path: Path) -> None:
+    nodes = [helper.make_node("LayerNormalization", ["x", "s", "s"], ["a"]), helper.make_node("Gelu", ["a"], ["y"])]
+    model = build_model(nodes, {"x": (1, 8)}, ["y"], {"s": (8,)}, opset=13)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 8)))
+    with pytest.raises(ModelError, match="not valid ONNX: No Op registered for Gelu"):
+        load(model)
 
 
 def external_model(folder: Path) -> Path:

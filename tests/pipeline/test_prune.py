@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -213,9 +214,18 @@ def test_unwritable_output_fails_before_the_work(
     assert not list(tmp_path.iterdir())
 
 
+def test_devices_and_pipes_are_not_replaced(cnn: Path, tmp_path: Path) -> None:
+    """A rename would put a file in the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="no regular file"):
+        onnx_mdp.prune(cnn, ratio="50%", output=tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"ratio": "50%", "lock": ("stage3*", "stem1*")}, r"--lock stem1\*: no group, weight or block"),
         ({}, "either --latency"),
         ({"latency": "70%", "ratio": "50%"}, "either --latency"),
         ({"latency": "0"}, "more than zero"),

@@ -85,6 +85,8 @@ CASES = [
     Case("BatchNormalization", (X, (8,), (8,), (8,), (8,)), {"training_mode": 1}, note="training", outputs=3),
     Case("LayerNormalization", ((2, 5, 8), (8,), (8,))),
     Case("LayerNormalization", ((2, 5, 8), (5, 8)), {"axis": 1}, note="two axes"),
+    Case("LayerNormalization", ((2, 5, 8), (8,), (8,)), opset=13, note="of onnxruntime"),
+    Case("SimplifiedLayerNormalization", ((2, 5, 8), (8,)), opset=17),
     Case("InstanceNormalization", (X, (8,), (8,))),
     Case("Softmax", ((2, 5, 8),)),
     Case("Softmax", ((2, 5, 8),), {"axis": 1}, opset=11),

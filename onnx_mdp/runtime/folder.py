@@ -1,0 +1,13 @@
+"""Where runtimes keep what they learn about a device between runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`onnx-mdp` in the user's cache folder, made if it is not there."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-mdp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
