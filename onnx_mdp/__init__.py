@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_mdp.pipeline import PruneResult, apply, explain, inspect, prune
+    from onnx_mdp.pipeline import PruneResult, apply, explain, inspect, profile, prune
 
-__all__ = ["PruneResult", "__version__", "apply", "explain", "inspect", "prune"]
+__all__ = ["PruneResult", "__version__", "apply", "explain", "inspect", "profile", "prune"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"PruneResult", "apply", "explain", "inspect", "prune"}:
+    if name in {"PruneResult", "apply", "explain", "inspect", "profile", "prune"}:
         from onnx_mdp import pipeline
 
         return getattr(pipeline, name)

@@ -55,10 +55,10 @@ def measure(spec: RuntimeSpec, method: str, arguments: tuple[Any, ...]) -> Any:
 
 
 def release(spec: RuntimeSpec) -> None:
-    """End the measuring process of the worker."""
-    engine = _ENGINES.pop(spec, None)
-    if engine is not None:
-        engine.close()
+    """End the measuring process of the worker, unless it measures: a call cannot be taken back, it ends by itself."""
+    if spec in _ENGINES and _LOCK.acquire(blocking=False):
+        with contextlib.closing(_ENGINES.pop(spec)):
+            _LOCK.release()
 
 
 # In the process that runs the fill ---------------------------------------------------------------------------------
@@ -155,9 +155,10 @@ class _Cluster:
 
     def close(self) -> None:
         """End the measuring processes and the connection."""
-        alive = [address for address in self._known if address in self._client.scheduler_info(n_workers=-1)["workers"]]
-        if alive:
-            self._client.run(release, self._spec, workers=alive, on_error="return")
+        with contextlib.suppress(WorkerError):
+            alive = [address for address in self.workers() if address in self._known]
+            if alive:
+                self._client.run(release, self._spec, workers=alive, on_error="return")
         self._client.close()
 
     def _announce(self, addresses: Sequence[str]) -> None:

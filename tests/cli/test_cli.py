@@ -294,6 +294,10 @@ def test_readme_commands_run(
     if not command.startswith("onnx-mdp prune"):
         first = ["prune", "models/digits_vit.onnx", "--ratio", "50%", "-o", "pruned.onnx", "--plan", "plan.json"]
         assert main([*first, "--quiet"]) == 0
+    if command.startswith("onnx-mdp lut"):
+        assert main(["profile", "models/digits_vit.onnx", "--lock", "*", "--json"]) == 0
+        assert main(["lut", "export", "-o", "epyc.csv"]) == 0
+        assert main(["lut", "merge", "epyc.csv", "-o", "all.sqlite"]) == 0
     status, out, err = run(capsys, *shlex.split(command)[1:])
     assert status == 0, err
     assert out
