@@ -30,7 +30,7 @@ from onnx_mdp.graph.weights import is_large
 from onnx_mdp.runtime.base import Fingerprint, Kernel, RuntimeSpec
 
 RESOURCE = "onnx-mdp"
-_CONNECT = 15.0  # seconds that the scheduler has to answer
+_CONNECT = 10.0  # seconds that the scheduler has to answer
 _ANNOUNCE = 120.0  # seconds that a worker has to start its runtime
 _PATIENCE = 60.0  # seconds to wait for a worker to come back when none is left
 _POLL = 0.2  # seconds between looks at which workers are alive
@@ -101,10 +101,9 @@ class _Cluster:
 
     def workers(self) -> Mapping[str, Mapping[str, Any]]:
         """All workers that are alive."""
-        try:
-            found: Mapping[str, Mapping[str, Any]] = self._client.scheduler_info(n_workers=-1)["workers"]
-        except (OSError, RuntimeError) as error:
-            raise WorkerError(f"--cluster {self._address}: the scheduler is gone ({error}); {_AGAIN}") from error
+        found: Mapping[str, Mapping[str, Any]] | None = self._client.scheduler_info(n_workers=-1).get("workers")
+        if found is None or self._client.status == "closed":
+            raise WorkerError(f"--cluster {self._address}: the scheduler is gone; {_AGAIN}")
         return found
 
     def stations(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from onnx import helper
 
 from onnx_mdp.engine.base import Asked, Failure, Timing
 from onnx_mdp.engine.registry import open_engine
-from onnx_mdp.errors import RuntimeBackendError
+from onnx_mdp.errors import RuntimeBackendError, WorkerError
 from onnx_mdp.graph.sample import matmul_chain
 from onnx_mdp.latency.lut import LatencyTable
 from onnx_mdp.latency.measure import Meter
@@ -212,3 +212,43 @@ def test_a_cluster_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[s
     assert (status, out) == (1, "")
     assert err.startswith("error: --cluster nowhere: no Dask scheduler answers")
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"), [("scheduler", "the scheduler is gone"), ("worker", "no worker is left for onnxruntime")]
+)
+def test_what_is_lost_for_good_ends_the_fill_with_the_remedy(
+    lost: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither comes back: the fill ends, and what was finished is in the table."""
+    monkeypatch.setattr("onnx_mdp.engine.dask._PATIENCE", 3.0)
+    file = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    options = ["--no-dashboard", "--scheduler-file", str(file)]
+    quiet = {"stderr": subprocess.DEVNULL}
+    running = {"scheduler": subprocess.Popen([*dask, "scheduler", "--port", "0", *options], **quiet)}
+    running["worker"] = subprocess.Popen([*dask, "worker", "--no-nanny", "--nthreads", "1", *options], **quiet)
+    try:
+        with distributed.Client(scheduler_file=str(file), set_as_default=False, timeout=60) as client:
+            client.wait_for_workers(1, timeout=60)
+            address = client.scheduler.address
+        seen: list[int] = []
+
+        def progress(done: int, total: int) -> None:
+            seen.append(done)
+            if done:
+                running[lost].kill()
+
+        path = tmp_path / "lut.sqlite"
+        with closing(open_engine(RuntimeSpec(), address)) as engine:
+            with (
+                closing(LatencyTable(path, engine.fingerprint)) as table,
+                pytest.raises(WorkerError, match=rf"--cluster tcp://.*: {message}.*finished measurements are kept"),
+            ):
+                Meter(engine, table).fill(chains(60), progress)
+            with closing(LatencyTable(path, engine.fingerprint)) as table:
+                assert len(table) == seen[-1] + 1, "the finished entries and the canary"
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
