@@ -177,6 +177,19 @@ def test_budget_without_slack(solver: str) -> None:
 
 
 @each_solver
+def test_terms_that_cancel(solver: str) -> None:
+    """0.1 + 0.2 - 0.3 is 6e-17: rounding, which no unit may blow up to something."""
+    numbers = (Term((), np.array(number), "block") for number in (0.1, 0.2, -0.3))
+    gates, rows = (Gate("block"),), tuple(numbers)
+    assert value(rows, {}, {"block": True}) > 0
+    worth = (Term((), np.array(-1.0), "block"), *rows)
+    answer = solve(Problem((), gates, (), worth, (Budget("b", rows, 0.0),)), solver)
+    assert (answer.status, answer.kept) == (Status.OPTIMAL, {"block": True})
+    nothing = (Term((), np.array(0.25), "block"), Term((), np.array(-0.25), "block"))
+    assert solve(Problem((), gates, (), nothing, (Budget("b", nothing, 0.0),)), solver).objective == 0.0
+
+
+@each_solver
 def test_no_budget_and_no_choice(solver: str) -> None:
     free = replace(knapsack(1.0), budgets=())
     assert (solve(free, solver).status, solve(free, solver).objective) == (Status.OPTIMAL, 0.0)
