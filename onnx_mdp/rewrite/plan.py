@@ -110,9 +110,9 @@ def _shown(analysis: Analysis, cuts: Mapping[str, Mapping[int, Indices]]) -> dic
     for name, uses in analysis.network.uses.items():
         if name != uses[0]:
             continue
-        shape = analysis.network.shapes[name]
+        shapes = analysis.network.shapes  # uses differ in shape if the input model is itself the result of a cut
         axes = sorted({axis for use in uses for axis in cuts.get(use, ())})
-        every = [{axis: cuts.get(use, {}).get(axis, np.arange(shape[axis])) for axis in axes} for use in uses]
+        every = [{axis: cuts.get(use, {}).get(axis, np.arange(shapes[use][axis])) for axis in axes} for use in uses]
         if all(np.array_equal(kept[axis], every[0][axis]) for kept in every for axis in axes):
             shown |= {name: every[0]} if axes else {}
         else:

@@ -11,7 +11,8 @@ import pytest
 from onnx.helper import make_node as node
 
 from onnx_mdp.errors import PlanError
-from onnx_mdp.rewrite.plan import Plan, dense_plan, from_json, read_plan, to_json, uniform_plan
+from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.rewrite.plan import Plan, dense_plan, from_json, plan_edits, read_plan, to_json, uniform_plan
 from tests.conftest import MODELS, analysis_of, build_model
 from tests.cutting import random_plan
 
@@ -62,6 +63,21 @@ def test_shared_vectors_stand_once_if_cut_alike(second: list[int], names: dict[s
     content = json.loads(json.dumps(to_json(analysis, plan)))
     assert {n: axes["0"] for n, axes in content["initializers"].items() if n.startswith("bias")} == names
     back = from_json(analysis, content)
+    assert all(np.array_equal(back.kept[group], kept) for group, kept in plan.kept.items())
+
+
+def test_a_model_whose_shared_vector_was_cut_two_ways_can_be_cut_again() -> None:
+    """The result holds `bias` of 8 and `bias::use1` of 5, which are two uses of one vector, of two sizes."""
+    analysis = analysis_of(shared_bias())
+    once = rewrite(analysis.network.model, plan_edits(analysis, Plan({"w1": np.arange(8), "w2": np.arange(5)}, ())))
+    again = analysis_of(once)
+    plan = Plan({"w1": np.array([0, 2, 7]), "w2": np.arange(5)}, ())
+    content = json.loads(json.dumps(to_json(again, plan)))
+    assert {name: len(axes["0"]) for name, axes in content["initializers"].items() if name.startswith("bias")} == {
+        "bias": 3,
+        "bias::use1": 5,
+    }
+    back = from_json(again, content)
     assert all(np.array_equal(back.kept[group], kept) for group, kept in plan.kept.items())
 
 
