@@ -7,7 +7,8 @@ through them, the stored weight keeps its name, and a weight used twice stays on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -35,12 +36,31 @@ def precompute(graph: onnx.GraphProto, opset: int) -> None:
             known.update(node.output)
             constant |= dict.fromkeys(node.output, node)
     values = _Values(graph, constant, opset)
-    for node in list(graph.node):
+    nodes = list(graph.node)
+    last = _last_uses(nodes, constant)
+    for i, node in enumerate(nodes):
         names = [name for name in node.output if name]
         computes = node.op_type not in _MOVES and all(constant.get(name) is node for name in names)
         if computes and outputs.isdisjoint(names) and values.fit(node):
             graph.initializer.extend(numpy_helper.from_array(values[name], name) for name in names)
             graph.node.remove(node)
+        values.forget(last[i])
+
+
+def _last_uses(nodes: Sequence[onnx.NodeProto], constant: Mapping[str, onnx.NodeProto]) -> dict[int, list[str]]:
+    """By the place of the last node that may ask for them, the tensors that follow from weights.
+
+    What is moved is computed when a later node asks for it: its inputs are needed for as long as it is.
+    """
+    last: dict[str, int] = {}
+    for i, node in reversed(list(enumerate(nodes))):
+        if all(constant.get(name) is node for name in node.output if name):
+            until = max([i, *(last.get(name, i) for name in node.output if node.op_type in _MOVES)])
+            last.update((name, max(last.get(name, i), until)) for name in node.input)
+    places: dict[int, list[str]] = defaultdict(list)
+    for name, i in last.items():
+        places[i].append(name)
+    return places
 
 
 def _is_constant(node: onnx.NodeProto, known: set[str]) -> bool:
@@ -68,6 +88,11 @@ class _Values:
             names = [output for output in node.output if output]
             self._found |= {n: np.ascontiguousarray(r) for n, r in zip(names, results, strict=True)}
         return self._found[name]
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop values that will not be asked for again."""
+        for name in names:
+            self._found.pop(name, None)
 
     def fit(self, node: onnx.NodeProto) -> bool:
         """Whether the node's results can be computed here, and take no more space than the weights they come from."""

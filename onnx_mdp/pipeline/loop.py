@@ -30,6 +30,7 @@ from onnx_mdp.solve.solve import Limits, solve
 AIM = 0.985  # of the budget; measured parts between LOW and HIGH end the search, HIGH leaves room for noise
 LOW, HIGH = 0.974, 0.995
 ROUNDS = 10
+_PATIENCE, _LENIENT = 3, (0.97, 0.998)
 _REFINEMENTS = 6
 _GUESSES = 4
 _NEARBY = (0.97, 1.03)
@@ -94,10 +95,9 @@ class Loop:
         asked = high * AIM / self._spent(Sums(high, high))
         for _ in range(3 * ROUNDS):
             trial = self._try(asked, low, high)
-            if LOW <= trial.spent <= HIGH:
-                trial = self._confirmed(trial)
-            if LOW <= trial.spent <= HIGH:
-                return trial
+            if accepted := self._accepted():
+                return accepted
+            trial = self._known(trial.answer) or trial  # as confirmed
             if trial.spent <= HIGH:
                 low = max(low, trial.table_ms)
             else:
@@ -111,6 +111,16 @@ class Loop:
             if not low < asked < 0.999 * high:
                 asked = (low + high) / 2 if low else 0.95 * high
         return self._best()
+
+    def _accepted(self) -> Trial | None:
+        """A confirmed trial that uses what is wanted of the budget; after some rounds a little more or less will do."""
+        low, high = (LOW, HIGH) if len(self.trials) < _PATIENCE else _LENIENT
+        fitting = [trial for trial in self.trials if low <= trial.spent <= high]
+        for trial in sorted(fitting, key=lambda trial: -trial.spent):
+            confirmed = self._confirmed(trial)
+            if low <= confirmed.spent <= high:
+                return confirmed
+        return None
 
     def _try(self, table_ms: float, low: float, high: float) -> Trial:
         """The measured plan for a table budget near this one; the fastest plan of all where none meets it."""
@@ -213,7 +223,7 @@ class Loop:
         best = next((t for t in map(self._confirmed, closest) if t.spent <= 1), None)
         if best is None:
             raise self._unreachable()
-        if best.spent < LOW:
+        if best.spent < _LENIENT[0]:
             self.reason = self.reason or f"{ROUNDS} rounds did not come closer"
         else:
             self.reason = ""

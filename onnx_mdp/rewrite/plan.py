@@ -110,9 +110,12 @@ def _shown(analysis: Analysis, cuts: Mapping[str, Mapping[int, Indices]]) -> dic
     for name, uses in analysis.network.uses.items():
         if name != uses[0]:
             continue
-        shape = analysis.network.shapes[name]
         axes = sorted({axis for use in uses for axis in cuts.get(use, ())})
-        every = [{axis: cuts.get(use, {}).get(axis, np.arange(shape[axis])) for axis in axes} for use in uses]
+        shapes = [analysis.network.shapes[use] for use in uses]  # they differ where an earlier cut stored each of them
+        every = [
+            {axis: cuts.get(use, {}).get(axis, np.arange(shape[axis])) for axis in axes}
+            for use, shape in zip(uses, shapes, strict=True)
+        ]
         if all(np.array_equal(kept[axis], every[0][axis]) for kept in every for axis in axes):
             shown |= {name: every[0]} if axes else {}
         else:

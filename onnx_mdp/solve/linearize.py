@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_mdp.solve.problem import Problem, Term
+from onnx_mdp.solve.problem import Problem, Term, magnitude
 
 Vector = NDArray[np.float64]
 
@@ -84,8 +84,9 @@ class _Builder:
         cost, offset = self._sum(self.problem.objective)
         for budget in self.problem.budgets:
             entries, constant = self._sum(budget.terms)
-            # Solvers meet rows to an absolute tolerance: the largest entry sets the unit.
-            unit = 1 / max((abs(entry) for entry in entries.values()), default=1.0)
+            # Solvers meet rows to an absolute tolerance: the largest entry sets the unit. (Of the tables: what sums to
+            # nearly nothing in a row is rounding.)
+            unit = 1 / magnitude(budget.terms)
             row = {column: entry * unit for column, entry in entries.items()}
             self._row(-np.inf, (budget.limit - constant) * unit, row)
         width = len(self.columns.upper)

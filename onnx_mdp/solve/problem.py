@@ -128,6 +128,11 @@ def largest(terms: Iterable[Term]) -> float:
     return float(sum(np.abs(term.table).max(initial=0.0) for term in terms))
 
 
+def magnitude(terms: Iterable[Term]) -> float:
+    """The largest magnitude of any entry; 1 where all are zero. A unit in which numbers are neither large nor small."""
+    return float(max((np.abs(term.table).max(initial=0.0) for term in terms), default=0.0)) or 1.0
+
+
 def value(terms: Iterable[Term], levels: Mapping[str, int], opened: Mapping[str, bool]) -> float:
     """The exact sum of terms at a solution."""
     return float(

@@ -14,7 +14,7 @@ from onnx_mdp.errors import OptionError, ProblemError, SolverError, SolverMissin
 from onnx_mdp.solve.decompose import Decomposition
 from onnx_mdp.solve.factors import TooDenseError
 from onnx_mdp.solve.linearize import Mip, linearize
-from onnx_mdp.solve.problem import Answer, Budget, Problem, Status, largest, open_gates, value
+from onnx_mdp.solve.problem import Answer, Budget, Problem, Status, largest, magnitude, open_gates, value
 from onnx_mdp.solve.solvers.base import Limits, MipSolver
 from onnx_mdp.solve.validate import check_problem
 
@@ -173,7 +173,7 @@ def _by_milp(problem: Problem, solver: str, limits: Limits) -> Answer:
     chosen = _choose(solver, mip)
     # Solvers compare reduced costs and bounds to absolute tolerances: the largest cost sets the unit. A power of two
     # loses no digits.
-    unit = 2.0 ** -round(math.log2(abs(mip.cost).max(initial=0.0) or 1.0))
+    unit = 2.0 ** -round(math.log2(magnitude(problem.objective)))
     result = chosen.solve(replace(mip, cost=mip.cost * unit, offset=mip.offset * unit), limits)
     seconds = time.perf_counter() - started
     bound = result.bound / unit

@@ -177,6 +177,30 @@ def test_budget_without_slack(solver: str) -> None:
 
 
 @each_solver
+def test_block_worth_removing(solver: str) -> None:
+    """SCIP 10.0.0 keeps the block and calls that optimal, unless it is told to leave weak dual reductions out."""
+    choices = (Choice("a", (1,)), Choice("b", (1, 2, 3)), Choice("c", (1, 2)))
+    joint = Term(("a", "c", "b"), np.array([[[0.25, 0.0, 0.0], [0.0, 0.75, 0.75]]]), "costs")
+    free = Term(("a", "b", "c"), np.zeros((1, 3, 2)), "costs")
+    worth = (Term((), np.array(-0.5), "pays"), joint)
+    problem = Problem(choices, (Gate("pays"), Gate("costs")), (), worth, (Budget("b", (free,), 0.0),))
+    assert solve(problem, solver).objective == -0.5 == enumerate_best(problem)
+
+
+@each_solver
+def test_terms_that_cancel(solver: str) -> None:
+    """0.1 + 0.2 - 0.3 is 6e-17: rounding, which no unit may blow up to something."""
+    numbers = (Term((), np.array(number), "block") for number in (0.1, 0.2, -0.3))
+    gates, rows = (Gate("block"),), tuple(numbers)
+    assert value(rows, {}, {"block": True}) > 0
+    worth = (Term((), np.array(-1.0), "block"), *rows)
+    answer = solve(Problem((), gates, (), worth, (Budget("b", rows, 0.0),)), solver)
+    assert (answer.status, answer.kept) == (Status.OPTIMAL, {"block": True})
+    nothing = (Term((), np.array(0.25), "block"), Term((), np.array(-0.25), "block"))
+    assert solve(Problem((), gates, (), nothing, (Budget("b", nothing, 0.0),)), solver).objective == 0.0
+
+
+@each_solver
 def test_no_budget_and_no_choice(solver: str) -> None:
     free = replace(knapsack(1.0), budgets=())
     assert (solve(free, solver).status, solve(free, solver).objective) == (Status.OPTIMAL, 0.0)

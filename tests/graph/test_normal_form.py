@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import onnx
 from onnx.helper import make_node as node
@@ -44,6 +46,27 @@ def test_standardized_kernel_becomes_a_weight(runtime: Runtime) -> None:
     )
     assert [n.op_type for n in normal(model, runtime).graph.node] == ["Conv", "Conv"]
     assert [g.units for g in assert_exact(model, runtime).analysis.groups] == [8]
+
+
+def test_few_of_the_values_on_the_way_are_held_at_once() -> None:
+    """An outer product of 4 MB, moved and summed to a weight that is stored, for each of twelve layers."""
+    nodes, weights, stream = [], {"last": ints(-1)}, "x"
+    for i in range(12):
+        nodes += [
+            node("Mul", [f"row{i}", f"column{i}"], [f"table{i}"]),
+            node("Transpose", [f"table{i}"], [f"turned{i}"]),
+            node("ReduceMean", [f"turned{i}", "last"], [f"mean{i}"], keepdims=0),
+            node("Add", [stream, f"mean{i}"], [f"y{i}"]),
+        ]
+        weights |= {f"row{i}": (1, 1024), f"column{i}": (1024, 1)}
+        stream = f"y{i}"
+    model = build_model(nodes, {"x": (1, 1024)}, [stream], weights)
+    tracemalloc.start()
+    normalize(model, {})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {n.op_type for n in model.graph.node} == {"Add"}
+    assert peak < 12 * 4 * 1024**2 / 2
 
 
 def test_a_table_that_grows_is_not_stored(runtime: Runtime) -> None:

@@ -11,7 +11,8 @@ import pytest
 from onnx.helper import make_node as node
 
 from onnx_mdp.errors import PlanError
-from onnx_mdp.rewrite.plan import Plan, dense_plan, from_json, read_plan, to_json, uniform_plan
+from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.rewrite.plan import Plan, dense_plan, from_json, plan_edits, read_plan, to_json, uniform_plan
 from tests.conftest import MODELS, analysis_of, build_model
 from tests.cutting import random_plan
 
@@ -63,6 +64,18 @@ def test_shared_vectors_stand_once_if_cut_alike(second: list[int], names: dict[s
     assert {n: axes["0"] for n, axes in content["initializers"].items() if n.startswith("bias")} == names
     back = from_json(analysis, content)
     assert all(np.array_equal(back.kept[group], kept) for group, kept in plan.kept.items())
+
+
+def test_uses_that_were_cut_differently_before_are_cut_again() -> None:
+    """A pruned model stores each of them, at sizes of their own."""
+    analysis = analysis_of(shared_bias())
+    pruned = rewrite(analysis.network.model, plan_edits(analysis, Plan({"w1": np.arange(5), "w2": np.arange(8)}, ())))
+    again = analysis_of(pruned)
+    plan = Plan({"w1": np.array([1, 4]), "w2": np.arange(8)}, ())
+    content = json.loads(json.dumps(to_json(again, plan)))
+    assert content["initializers"]["bias"] == {"0": [1, 4]}
+    back = from_json(again, content)
+    assert {group: units.tolist() for group, units in back.kept.items()} == {"w1": [1, 4], "w2": list(range(8))}
 
 
 def test_shared_tables_are_cut_where_they_are_added() -> None:

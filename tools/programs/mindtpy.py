@@ -8,6 +8,7 @@ IPOPT comes with CasADi; `programs.ipopt_ampl` makes of it the command that Pyom
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -17,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,8 +55,9 @@ def solve(problem: Problem) -> Reference:
     """The plan that MindtPy returns."""
     pyomo: Any = importlib.import_module("pyomo.environ")
     model, hots, bits = _model(pyomo, problem)
+    _put_ipopt_on_path()
     started = time.perf_counter()
-    with _ipopt_on_path(), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):
         logging.getLogger("pyomo").setLevel(logging.CRITICAL)
         try:
             result = pyomo.SolverFactory("mindtpy").solve(
@@ -128,16 +130,12 @@ def _worth(pyomo: Any, problem: Problem, hots: dict[str, list[Any]], bits: dict[
     return value(problem.objective, levels, opened)
 
 
-@contextlib.contextmanager
-def _ipopt_on_path() -> Iterator[None]:
-    """A command `ipopt` on the path for as long as this lasts."""
-    before = os.environ["PATH"]
-    with tempfile.TemporaryDirectory() as folder:
-        command = Path(folder) / "ipopt"
-        command.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{_IPOPT}' \"$@\"\n")
-        command.chmod(0o755)
-        os.environ["PATH"] = f"{folder}{os.pathsep}{before}"
-        try:
-            yield
-        finally:
-            os.environ["PATH"] = before
+@functools.cache
+def _put_ipopt_on_path() -> tempfile.TemporaryDirectory[str]:
+    """A command `ipopt` on the path until this process ends: Pyomo remembers where it first found it."""
+    folder = tempfile.TemporaryDirectory()
+    command = Path(folder.name) / "ipopt"
+    command.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{_IPOPT}' \"$@\"\n")
+    command.chmod(0o755)
+    os.environ["PATH"] = f"{folder.name}{os.pathsep}{os.environ['PATH']}"
+    return folder

@@ -106,9 +106,10 @@ class Record:
         )
         if not self.reference:
             return (*cells, "-", "-", "-")
-        loss = self.reference.objective / self.objective - 1
+        loss = 100 * (self.reference.objective / self.objective - 1)
         ratio = self.reference.seconds / self.seconds
-        return (*cells, f"{self.reference.seconds:.1f}", f"{100 * loss:.3f}%", f"{ratio:.0f}")
+        found = f"{loss:.3f}%" if math.isfinite(loss) else "no plan"
+        return (*cells, f"{self.reference.seconds:.1f}", found, f"{ratio:.0f}")
 
     def line(self) -> str:
         """The record as a line of text."""
