@@ -170,12 +170,28 @@ def test_a_cluster_that_is_not_there(cluster: Any) -> None:
         open_engine(RuntimeSpec(), "here")
 
 
-def test_a_cluster_without_workers() -> None:
-    with (
-        distributed.LocalCluster(n_workers=0, processes=True, dashboard_address=":0") as empty,
-        pytest.raises(RuntimeBackendError, match=r"--cluster tcp://.*: no worker can measure: it has none"),
-    ):
-        open_engine(RuntimeSpec(), empty.scheduler_address)
+def test_a_cluster_without_workers(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    command = [
+        sys.executable,
+        "-m",
+        "dask",
+        "scheduler",
+        "--port",
+        "0",
+        "--no-dashboard",
+        "--scheduler-file",
+        str(file),
+    ]
+    scheduler = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        with distributed.Client(scheduler_file=str(file), set_as_default=False, timeout=60) as client:
+            address = client.scheduler.address
+        with pytest.raises(RuntimeBackendError, match=r"--cluster tcp://.*: no worker can measure: it has none"):
+            open_engine(RuntimeSpec(), address)
+    finally:
+        scheduler.kill()
+        scheduler.wait()
 
 
 def test_one_measurement_per_machine_unless_workers_say_otherwise() -> None:
