@@ -144,7 +144,10 @@ class Loop:
             table_ms *= AIM / spent
             if abs(spent / AIM - 1) < 0.006 or not low < table_ms < high:
                 break
-            answer = self._solve(partial(self.program.problem, table_ms))
+            other = self._solve(partial(self.program.problem, table_ms))
+            if self._known(other):  # measured already: the budget asked for is what leads on
+                break
+            answer = other
         return answer
 
     def _explore(self, table_ms: float) -> None:
@@ -224,7 +227,7 @@ class Loop:
         if best is None:
             raise self._unreachable()
         if best.spent < _LENIENT[0]:
-            self.reason = self.reason or f"{ROUNDS} rounds did not come closer"
+            self.reason = self.reason or f"{len(self.trials)} rounds did not come closer"
         else:
             self.reason = ""
         return best
