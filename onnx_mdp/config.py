@@ -15,6 +15,8 @@ from cyclopts import Parameter
 
 from onnx_mdp.errors import OptionError
 
+_BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
+_COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "ns": 1e-6}
 
 
@@ -26,6 +28,11 @@ class PruneOptions:
     Attributes:
         latency: Budget: a time per run such as `4ms` or `850us`, or a share of the dense model's such as `70%`.
         ratio: Instead of a budget, the share of units every group keeps, such as `50%`: a uniform cut.
+        parameters: Keep at most this many parameters: a number such as `12M`, or a share such as `60%`.
+        size: Keep at most this many bytes: `20MB`, or a share such as `60%`.
+        macs: Keep at most this many multiply-accumulates: `1.2G`, or a share such as `60%`.
+        max_removed: Remove at most this many blocks.
+        tie: Keep equally many units of all groups whose name matches this shell pattern; repeatable.
         output: File to write; the command line's default is the model's name with `-pruned`.
         inputs: Calibration inputs: `.npz` with one array per model input, or `.npy` for a single input.
         threads: Threads the model will run on.
@@ -56,6 +63,11 @@ class PruneOptions:
 
     latency: str | None = None
     ratio: str | None = None
+    parameters: str | None = None
+    size: str | None = None
+    macs: str | None = None
+    max_removed: int | None = None
+    tie: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     inputs: Path | None = None
     threads: int = 1
@@ -79,7 +91,9 @@ class PruneOptions:
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock", "runtime_option"))
+        _convert(
+            self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock", "tie", "runtime_option")
+        )
 
 
 @Parameter(name="*")
@@ -281,6 +295,34 @@ def parse_latency(text: str) -> LatencyBudget:
     if unit == "%":
         return LatencyBudget(text, None, number / 100)
     return LatencyBudget(text, number * _UNITS[unit], None)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number of something, or a share of what the dense model has. One of the two is None."""
+
+    number: float | None
+    share: float | None
+
+    def of(self, dense: float) -> float:
+        """The number, given that of the dense model."""
+        return self.number if self.number is not None else (self.share or 0.0) * dense
+
+
+def parse_amount(text: str, option: str) -> Amount:
+    """An amount such as `60%`, `12M`, `1.2G` or, with --size, `20MB`.
+
+    Raises:
+        OptionError: it is none of these, or not positive.
+    """
+    units = _BYTES if option == "--size" else _COUNTS
+    match = re.fullmatch(r"\s*([0-9.]+)\s*(%|[a-z]*)\s*", text, re.IGNORECASE)
+    number = _number(match.group(1)) if match else None
+    unit = match.group(2).upper() if match else ""
+    if number is None or number <= 0 or (unit != "%" and unit not in units):
+        example = "20MB, 500kB" if option == "--size" else "12M, 1.2G, 500k"
+        raise OptionError(f"{option} {text}: not an amount above 0, or a share; write {example} or 60%")
+    return Amount(None, number / 100) if unit == "%" else Amount(number * units[unit], None)
 
 
 def parse_share(text: str, option: str) -> float:

@@ -64,7 +64,12 @@ _NUMBERS = {
 
 def parameter_count(model: onnx.ModelProto) -> int:
     """Elements of all initializers of numbers, and of codes of up to 8 bits that stand for numbers."""
-    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in _NUMBERS)
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if counts_as_parameters(tensor.data_type))
+
+
+def counts_as_parameters(elem: int) -> bool:
+    """Whether `parameter_count` counts initializers of an element type."""
+    return elem in _NUMBERS
 
 
 def has_symbolic_batch(model: onnx.ModelProto) -> bool:

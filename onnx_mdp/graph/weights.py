@@ -80,8 +80,12 @@ def stored_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes that a weight's values take by its type and dimensions."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(len(text) for text in tensor.string_data)
-    size = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    return math.ceil(math.prod(tensor.dims) * _BITS.get(tensor.data_type, 8 * size) / 8)
+    return math.ceil(math.prod(tensor.dims) * element_bits(tensor.data_type) / 8)
+
+
+def element_bits(elem: int) -> int:
+    """Bits that one element of a type takes."""
+    return _BITS.get(elem) or 8 * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem)).itemsize
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

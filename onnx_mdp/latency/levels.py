@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from onnx_mdp.axes.terms import Factor, Sum, Term, addends, leaves
 from onnx_mdp.groups.find import Analysis, Group
+from onnx_mdp.groups.tie import Ties
 from onnx_mdp.latency.regions import Region
 
 CAP = 16  # levels of one group
@@ -35,9 +36,13 @@ class Floor:
         return min(group.units, max(group.floor, self.units, math.ceil(self.share * group.units)))
 
 
-def group_levels(analysis: Analysis, grid: Grid, floor: Floor) -> dict[Factor, tuple[int, ...]]:
-    """Widths per group, ascending; the last is the whole group."""
-    return {group.factor: _levels(group, _step(analysis, group, grid, floor), floor) for group in analysis.groups}
+def group_levels(analysis: Analysis, grid: Grid, floor: Floor, ties: Ties = ()) -> dict[Factor, tuple[int, ...]]:
+    """Widths per group, ascending; the last is the whole group. Tied groups have those that all of them could have."""
+    found = {group.factor: _levels(group, _step(analysis, group, grid, floor), floor) for group in analysis.groups}
+    for tie in ties:
+        shared = set.intersection(*(set(found[group.factor]) for group in tie))
+        found |= {group.factor: tuple(sorted(shared)) for group in tie}
+    return found
 
 
 def _levels(group: Group, step: int, floor: Floor) -> tuple[int, ...]:

@@ -93,6 +93,11 @@ class Loop:
         # Table budgets up to `low` give plans that meet the budget with room, plans from `high` on do not.
         low, high = 0.0, self.program.dense_latency()
         asked = high * AIM / self._spent(Sums(high, high))
+        if self.program.budgets:
+            trial = self._unhurried()
+            if trial.spent <= 1:
+                return trial
+            high, asked = trial.table_ms, AIM * trial.table_ms / trial.spent
         for _ in range(3 * ROUNDS):
             trial = self._try(asked, low, high)
             if accepted := self._accepted():
@@ -111,6 +116,18 @@ class Loop:
             if not low < asked < 0.999 * high:
                 asked = (low + high) / 2 if low else 0.95 * high
         return self._best()
+
+    def _unhurried(self) -> Trial:
+        """The plan within all limits, whatever its latency: where it meets the budget, nothing else has to go."""
+        answer = self._solve(self.program.unhurried)
+        if not answer.levels:
+            raise BudgetError(f"{self.program.constraints.text} cannot be met together; allow more of one of them")
+        trial = self._measured(answer)
+        if trial.spent <= 1:
+            trial = self._confirmed(trial)
+        if trial.spent <= 1:
+            self.reason = f"{self.program.constraints.text} already asks for more than --latency {self.budget.text}"
+        return trial
 
     def _accepted(self) -> Trial | None:
         """A confirmed trial that uses what is wanted of the budget; after some rounds a little more or less will do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from onnx_mdp.importance.base import Scores
 from onnx_mdp.latency.correct import Sums
 from onnx_mdp.latency.levels import sum_parts
 from onnx_mdp.latency.tables import RegionTable
+from onnx_mdp.pipeline.budgets import CountTerms, diagonal
+from onnx_mdp.pipeline.constraints import Constraints, Limit
 from onnx_mdp.rewrite.plan import Plan, plan_of_widths
 from onnx_mdp.solve.problem import Answer, Budget, Choice, Gate, Link, Problem, Term, value
 
@@ -25,7 +27,8 @@ Entry = tuple[RegionTable, tuple[int, ...]]
 class Program:
     """Everything the solver needs, in terms of groups and regions.
 
-    `levels` are the candidate widths of each group, `sums` those of each sum that some region depends on.
+    `levels` are the candidate widths of each group, `sums` those of each sum that some region depends on. Tied groups
+    are one choice, named after the first of them.
     """
 
     analysis: Analysis
@@ -33,39 +36,48 @@ class Program:
     tables: Sequence[RegionTable]
     levels: Mapping[Factor, tuple[int, ...]]
     sums: Mapping[AxisTerm, tuple[int, ...]]
+    constraints: Constraints = field(default_factory=Constraints)
 
     def __post_init__(self) -> None:
         self._names: dict[AxisTerm, str] = {group.factor: group.name for group in self.analysis.groups}
+        self._names |= {group.factor: tie[0].name for tie in self.constraints.ties for group in tie}
         self._names |= {term: f"sum {i}" for i, term in enumerate(self.sums)}
         parents = parent_blocks(self.analysis.blocks)
         self._gates = tuple(Gate(block.name, parents[block.name]) for block in self.analysis.blocks)
-        self._choices = tuple(
-            Choice(self._names[term], widths) for term, widths in [*self.levels.items(), *self.sums.items()]
-        )
+        self._widths = {self._names[term]: widths for term, widths in [*self.levels.items(), *self.sums.items()]}
+        self._choices = tuple(Choice(name, widths) for name, widths in self._widths.items())
         self._links = tuple(self._link(term) for term in self.sums if isinstance(term, Sum))
         self._damage = tuple(self._damage_terms())
         self._latency: tuple[Term, ...] = ()
         self.refresh()
+        self.budgets = tuple(map(self._budget, self.constraints.limits))
 
     def refresh(self) -> None:
         """Take newly measured table entries into account."""
         merged: dict[tuple[tuple[str, ...], str | None], Term] = {}
         for table in self.tables:
-            names = tuple(self._names[term] for term in table.region.variables)
-            values = table.table()
+            names, values = diagonal([self._names[term] for term in table.region.variables], table.table())
             key = (names, table.region.block)
             before = merged[key].table if key in merged else 0.0
             merged[key] = Term(names, before + values, table.region.block)
         self._latency = tuple(merged.values())
 
     def problem(self, budget: float) -> Problem:
-        """Least damage with table latency within `budget` milliseconds."""
+        """Least damage with table latency within `budget` milliseconds, within all limits."""
         limit = Budget("latency", self._latency, budget)
-        return Problem(self._choices, self._gates, self._links, self._damage, (limit,))
+        return Problem(self._choices, self._gates, self._links, self._damage, (limit, *self.budgets))
+
+    def unhurried(self) -> Problem:
+        """Least damage within all limits, whatever the latency."""
+        return Problem(self._choices, self._gates, self._links, self._damage, self.budgets)
 
     def fastest(self) -> Problem:
-        """Least table latency, whatever the damage."""
-        return Problem(self._choices, self._gates, self._links, self._latency, ())
+        """Least table latency within all limits, whatever the damage."""
+        return Problem(self._choices, self._gates, self._links, self._latency, self.budgets)
+
+    def least(self, budget: Budget) -> Problem:
+        """The least that one of the limits' budgets can be, whatever the damage and the other limits."""
+        return Problem(self._choices, self._gates, self._links, budget.terms, ())
 
     def sums_of(self, answer: Answer) -> Sums:
         """Table milliseconds of an answer, and what they would be with no block removed."""
@@ -88,7 +100,7 @@ class Program:
         return plan_of_widths(self.analysis, self.scores.order, widths, removed)
 
     def _width(self, group: Group, answer: Answer) -> int:
-        return self.levels[group.factor][answer.levels[group.name]]
+        return self.levels[group.factor][answer.levels[self._names[group.factor]]]
 
     def _is_gone(self, group: Group, answer: Answer) -> bool:
         """Whether the group goes with a removed block; its width then means nothing."""
@@ -105,12 +117,25 @@ class Program:
 
     def _link(self, term: Sum) -> Link:
         fixed, counts = sum_parts(term, self.levels)
-        return Link(self._names[term], tuple((self._names[leaf], count) for leaf, count in counts.items()), fixed)
+        parts: dict[str, int] = {}
+        for leaf, count in counts.items():
+            parts[self._names[leaf]] = parts.get(self._names[leaf], 0) + count
+        return Link(self._names[term], tuple(parts.items()), fixed)
+
+    def _budget(self, limit: Limit) -> Budget:
+        if limit.count is None:
+            removed = [Term((), np.array(-1.0), gate.name) for gate in self._gates]
+            return Budget(limit.option, (Term((), np.array(float(len(removed)))), *removed), limit.most)
+        names = {factor: self._names[factor] for factor in self.levels}
+        terms = CountTerms(names, self._widths, self._latency).terms(limit.count)
+        return Budget(limit.option, terms, limit.most - limit.fixed)
 
     def _damage_terms(self) -> list[Term]:
         widths = {group.name: self.levels[group.factor] for group in self.analysis.groups}
+        choice = {group.name: self._names[group.factor] for group in self.analysis.groups}
         terms = [
-            Term((curve.group,), curve.damage[list(widths[curve.group])], curve.block) for curve in self.scores.curves
+            Term((choice[curve.group],), curve.damage[list(widths[curve.group])], curve.block)
+            for curve in self.scores.curves
         ]
         for name, damage in self.scores.removal.items():
             terms += [Term((), np.array(damage)), Term((), np.array(-damage), name)]

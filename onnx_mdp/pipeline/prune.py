@@ -34,6 +34,7 @@ from onnx_mdp.latency.fill import check_way
 from onnx_mdp.latency.levels import Floor
 from onnx_mdp.latency.lut import LatencyTable, default_path
 from onnx_mdp.latency.measure import Meter
+from onnx_mdp.pipeline.constraints import Constraints, check_constraints, find_constraints, unreachable
 from onnx_mdp.pipeline.forecast import Forecast, foreseen
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop
@@ -42,12 +43,12 @@ from onnx_mdp.pipeline.reporting import Outcome, Search, make_report
 from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, check_output, network_of
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
-from onnx_mdp.pipeline.tabulate import tabulate
+from onnx_mdp.pipeline.tabulate import Tables, tabulate
 from onnx_mdp.report.facts import Report
 from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
 from onnx_mdp.runtime.base import Feeds, Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime, prover
-from onnx_mdp.solve.solve import check_solver
+from onnx_mdp.solve.solve import check_solver, solve
 from onnx_mdp.verify.oracle import Proof, prove
 
 _ROUGH = 0.2  # share of table entries that may miss the precision before the user is told
@@ -97,6 +98,7 @@ class _Case:
     scores: Scores
     runtime: Runtime
     feeds: Feeds
+    constraints: Constraints
 
 
 class _Prune:
@@ -112,6 +114,7 @@ class _Prune:
         if options.threads < 1:
             raise OptionError(f"--threads {options.threads}: must be 1 or more")
         check_solver(options.solver)
+        check_constraints(options)
         check_way(options.fill)
         check_borrowing(options.lut_device, options.cluster, options.ratio)
         self.floor = Floor(units, share, options.multiple)
@@ -126,9 +129,10 @@ class _Prune:
             outcome = self._budgeted(case, cast(LatencyBudget, self.budget))
         with self.clock.stage("verify"):
             proof = self._prove(case, outcome)
+        limits = [limit.fact(case.analysis, outcome.plan) for limit in case.constraints.limits]
         report = make_report(case.source, case.analysis, outcome, proof, self.options, self.budget, self.device)
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
-        report = replace(report, seconds=seconds, warnings=self.warnings)
+        report = replace(report, seconds=seconds, warnings=self.warnings, limits=limits)
         result = PruneResult(outcome.model, to_json(case.analysis, outcome.plan), report)
         self._write(result, external=case.source.external)
         return result
@@ -146,6 +150,7 @@ class _Prune:
         with self.clock.stage("analyze"):
             network, samples = network_of(proto, parse_shapes(options.shape), inputs)
             analysis = analyze_or_refuse(network, options.lock, source.name)
+            constraints = find_constraints(options, analysis, source)
         with self.clock.stage("score"):
             scorer = make_scorer(options.importance, analysis, samples, prover(runtime), self.listener.step)
             scores = scorer.score(analysis)
@@ -153,7 +158,7 @@ class _Prune:
             feeds = random_feeds(network.model, network.inputs, options.seed)
         else:
             feeds = {name: samples.arrays[name][: shape[0]] for name, shape in network.inputs.items()}
-        return _Case(model, source, analysis, samples, scores, runtime, feeds)
+        return _Case(model, source, analysis, samples, scores, runtime, feeds, constraints)
 
     def _uniform(self, case: _Case, ratio: float) -> Outcome:
         """Cut every group to the same share; the two models are compared once, at the end."""
@@ -191,7 +196,8 @@ class _Prune:
             if dense.clock == "cpu":
                 clock = case.runtime.busy_clock
                 self._warn(f"the machine is busy: latencies are {clock}, which is what an idle machine would take")
-            if budget.spent(min(dense.dense_ms, dense.pruned_ms), dense.dense_ms) <= 1:
+            lowest = min(dense.dense_ms, dense.pruned_ms)
+            if budget.spent(lowest, dense.dense_ms) <= 1 and case.constraints.allow_dense():
                 return self._uncut(case, budget, whole, dense)
             del whole
             return self._searched(case, budget, stopwatch, dense, engine)
@@ -203,9 +209,9 @@ class _Prune:
         with closing(LatencyTable(options.lut or default_path(), engine.fingerprint)) as lut:
             meter = Meter(engine, lut, self.precision)
             with self.clock.stage("profile"):
-                tables = tabulate(case.analysis, meter, case.feeds, self.floor, options.fill, self._filled)
+                tables = self._tables(case, meter)
                 self._warn_of_measuring(meter)
-            program = Program(case.analysis, case.scores, tables.tables, tables.levels, tables.sums)
+            program = self._program(case, tables)
             correction = tables.correction()
             loop = Loop(program, tables.fill, correction, stopwatch, budget, options.solver, self.listener)
             with self.clock.stage("search"):
@@ -225,14 +231,14 @@ class _Prune:
         with closing(borrow_table(options.lut, name)) as lut:
             meter = BorrowedMeter(lut, self.precision)
             with self.clock.stage("profile"):
-                tables = tabulate(case.analysis, meter, case.feeds, self.floor, options.fill, self._filled)
+                tables = self._tables(case, meter)
             meter.strict = False
             dense = foreseen(tables.fill.wholes[0].ms, 1.0, 0.0)
             self.device = meter.engine.fingerprint
             self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {self.device}, by the table")
-            if budget.spent(dense.dense_ms, dense.dense_ms) <= 1:
+            if budget.spent(dense.dense_ms, dense.dense_ms) <= 1 and case.constraints.allow_dense():
                 return self._uncut(case, budget, load(case.given)[1], dense)
-            program = Program(case.analysis, case.scores, tables.tables, tables.levels, tables.sums)
+            program = self._program(case, tables)
             stopwatch = self._stopwatch(case, meter.engine)
             loop = Forecast(program, tables.fill, tables.correction(), stopwatch, budget, options.solver, self.listener)
             with self.clock.stage("search"):
@@ -241,6 +247,20 @@ class _Prune:
         with self.clock.stage("measure"):
             self._warn_of_foreseeing(case, model, loop, meter)
         return Outcome(trial.plan, model, trial.measured, loop.reason, Search.of(loop, trial, meter))
+
+    def _tables(self, case: _Case, meter: Meter) -> Tables:
+        ties = case.constraints.ties
+        return tabulate(case.analysis, meter, case.feeds, self.floor, self.options.fill, self._filled, ties)
+
+    def _program(self, case: _Case, tables: Tables) -> Program:
+        """The program, of which every limit can be met alone."""
+        constraints = case.constraints
+        program = Program(case.analysis, case.scores, tables.tables, tables.levels, tables.sums, constraints)
+        for limit, budget in zip(constraints.limits, program.budgets, strict=True):
+            least = solve(program.least(budget)).objective
+            if least > budget.limit:
+                raise unreachable(limit, least + limit.fixed)
+        return program
 
     def _warn_of_foreseeing(self, case: _Case, model: onnx.ModelProto, loop: Loop, meter: BorrowedMeter) -> None:
         """Say what was not measured; compare the two models here, which is worth something but no promise."""

@@ -12,6 +12,7 @@ from onnx_mdp.axes.terms import Factor, Term
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.groups.blocks import gone_with
 from onnx_mdp.groups.find import Analysis
+from onnx_mdp.groups.tie import Ties
 from onnx_mdp.latency.correct import Correction, Sums
 from onnx_mdp.latency.design import Variant
 from onnx_mdp.latency.fill import Fill, choose_way
@@ -57,13 +58,19 @@ class Tables:
 
 
 def tabulate(
-    analysis: Analysis, meter: Meter, feeds: Feeds, floor: Floor, way: str = "auto", progress: Progress = silent
+    analysis: Analysis,
+    meter: Meter,
+    feeds: Feeds,
+    floor: Floor,
+    way: str = "auto",
+    progress: Progress = silent,
+    ties: Ties = (),
 ) -> Tables:
     """Find the regions of a model and measure their tables."""
     filling = choose_way(way, profiles=meter.engine.profiles)
     grid = find_grid(meter)
     regions = find_regions(analysis)
-    levels = group_levels(analysis, grid, floor)
+    levels = group_levels(analysis, grid, floor, ties)
     sums = sum_levels(regions, levels, grid)
     tables = make_tables(analysis, regions, levels, sums)
     fill = filling(meter, tables, levels, analysis.blocks, whole_builder(analysis), feeds)

@@ -48,7 +48,8 @@ class SolveFacts:
 class Report:
     """Everything a run found and did.
 
-    `budget` is what was asked; `reason` is empty, or why the result is not closer to the budget.
+    `budget` is what was asked; `reason` is empty, or why the result is not closer to the budget; `limits` are the
+    budgets besides latency, with what the plan counts.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Report:
     options: Mapping[str, Any]
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    limits: Sequence[dict[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dumps."""

@@ -35,7 +35,7 @@ def summary(report: Report, path: str) -> RenderableType:
         ("size", _bytes(size["dense"]), _bytes(size["pruned"]), _share(size)),
     ]
     main = table("", ("", "dense", "pruned", "left"), rows, numbers=3)
-    lines = [f"budget: {_budget(report)}", f"device: {report.device}"]
+    lines = [f"budget: {_budget(report)}", *map(_limit, report.limits), f"device: {report.device}"]
     removed = [block["name"] for block in report.blocks if block["removed"]]
     lines.append(f"removed blocks: {len(removed)} of {len(report.blocks)}{': ' if removed else ''}{_few(removed)}")
     lines.append(
@@ -67,6 +67,12 @@ def _budget(report: Report) -> str:
     if latency.predicted_ms and latency.deviation_ms:
         predicted = f", predicted {latency.predicted_ms:.3g} ± {_ms(latency.deviation_ms)}"
     return f"{report.budget} = {_ms(latency.budget_ms)}, used {_percent(used)} after {rounds}{predicted}"
+
+
+def _limit(limit: dict[str, Any]) -> str:
+    most, used = limit["most"], limit["used"]
+    share = f" ({_percent(used / most)})" if most else ""
+    return f"limit: {limit['option']} = {most:,.0f}, used {used:,.0f}{share}"
 
 
 def _most_cut(groups: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:

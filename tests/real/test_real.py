@@ -14,9 +14,15 @@ import onnx
 import pytest
 
 import onnx_mdp
+from onnx_mdp.graph.check import parameter_count
+from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.graph.macs import node_macs
+from onnx_mdp.graph.weights import weight_bytes
+from onnx_mdp.groups.count import count_bytes, count_macs, count_parameters
+from onnx_mdp.rewrite.plan import plan_edits
 from onnx_mdp.runtime.base import Runtime
-from tests.conftest import SHARED
-from tests.cutting import assert_exact
+from tests.conftest import SHARED, analysis_of
+from tests.cutting import assert_exact, random_plan
 
 MODELS = ("resnet20", "resnet56", "mobilenet_v2", "vit_tiny", "cifar_vit", "resnet50_probe", "yolox_nano")
 pytestmark = [
@@ -36,6 +42,17 @@ def model_path(name: str) -> Path:
 @pytest.mark.parametrize("blocks", [False, True])
 def test_random_cut_is_exact(name: str, blocks: bool, runtime: Runtime) -> None:
     assert_exact(onnx.load(str(model_path(name))), runtime, seed=1, blocks=blocks)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "mobilenet_v1_025", "mlperf_resnet8"])
+def test_counts_are_those_of_the_rewritten_model(name: str) -> None:
+    analysis = analysis_of(model_path(name))
+    plan = random_plan(analysis, 1, blocks=True)
+    widths = {group.factor: len(plan.kept[group.name]) for group in analysis.groups}
+    model = rewrite(analysis.network.model, plan_edits(analysis, plan))
+    counted = [c(analysis).at(analysis, widths, plan.removed) for c in (count_parameters, count_bytes, count_macs)]
+    macs = sum(node_macs(analysis_of(model).network).values())
+    assert counted == [parameter_count(model), weight_bytes(model), macs]
 
 
 @pytest.mark.parametrize("name", [*MODELS, "mobilenet_v1_025", "mlperf_resnet8"])
