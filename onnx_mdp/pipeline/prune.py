@@ -301,7 +301,7 @@ class _Prune:
         if meter.rough > _ROUGH * max(meter.measured, 1):
             self._warn(
                 f"the machine is noisy: {meter.rough} of {meter.measured} latencies are not known to "
-                f"±{100 * self.precision:g}%; use a quieter machine, or ask for a lower --precision"
+                f"±{100 * self.precision:g}%; use a quieter machine, or a coarser --precision"
             )
 
     def _uncut(self, case: _Case, budget: LatencyBudget, whole: onnx.ModelProto, dense: Comparison) -> Outcome:
