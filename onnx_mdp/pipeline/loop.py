@@ -79,6 +79,7 @@ class Loop:
     solve_seconds: float = 0.0
     reason: str = ""
     _dense: Comparison = field(init=False)
+    _asked: float = field(init=False)  # table milliseconds that the latest plan was solved for
 
     def run(self, dense: Comparison) -> Trial:
         """The plan of least damage found that meets the budget.
@@ -104,7 +105,7 @@ class Loop:
                 return accepted
             trial = self._known(trial.answer) or trial  # as confirmed
             if trial.spent <= HIGH:
-                low = max(low, trial.table_ms)
+                low = max(low, self._asked)
             else:
                 high = min(high, trial.table_ms)
             if high - low < 0.003 * high:
@@ -153,6 +154,7 @@ class Loop:
     def _aimed(self, table_ms: float, low: float, high: float) -> Answer:
         """The plan for a table budget, moved until the plan is predicted to use what is aimed at."""
         self._explore(table_ms)
+        self._asked = table_ms
         answer = self._solve(partial(self.program.problem, table_ms))
         for _ in range(_GUESSES):
             if not answer.levels:
@@ -164,7 +166,7 @@ class Loop:
             other = self._solve(partial(self.program.problem, table_ms))
             if self._known(other):  # measured already: the budget asked for is what leads on
                 break
-            answer = other
+            answer, self._asked = other, table_ms
         return answer
 
     def _explore(self, table_ms: float) -> None:
