@@ -20,14 +20,12 @@ class Timing:
         wall_ms: median wall milliseconds, as they were.
         precision: half-width of the 95 % interval around `ms`, as a share of it.
         count: passes.
-        drift: the canary's time over its reference while this was measured; 1 on a quiet machine.
     """
 
     ms: float
     wall_ms: float
     precision: float
     count: int
-    drift: float
 
 
 @dataclass(frozen=True)

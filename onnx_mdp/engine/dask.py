@@ -190,9 +190,24 @@ class _Cluster:
 _AGAIN = "finished measurements are kept: start workers with `dask worker ADDRESS` and run the same command again"
 
 
+class _Connection(Client):  # type: ignore[misc]  # distributed has no types
+    """A client that is closed if it cannot connect.
+
+    `distributed` leaves that to the finalizer, which deadlocks if the garbage collector runs while another client is
+    being made: it waits for the lock that its own thread holds.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            super().__init__(address, timeout=_CONNECT, set_as_default=False, name="onnx-mdp")
+        except BaseException:
+            self.close()
+            raise
+
+
 def _connect(address: str) -> Client:
     try:
-        return Client(address, timeout=_CONNECT, set_as_default=False, name="onnx-mdp")
+        return _Connection(address)
     except (OSError, ValueError) as error:
         raise RuntimeBackendError(
             f"--cluster {address}: no Dask scheduler answers ({_reason(error)}); start one with `dask scheduler` and "

@@ -101,23 +101,18 @@ class Station:
         self._canary.tick()
         canary: list[float] = []
         samples: list[list[tuple[float, float, int]]] = [[] for _ in sessions]
-        reference = asked.canary_ms
         for index in range(asked.passes[1]):
             canary.append(sample(self._canary, asked.seconds)[self._clock] / 1e6)
             for session, found in zip(sessions, samples, strict=True):
-                if index < asked.passes[0] or _rough(found, canary, self._clock) > asked.precision:
+                if index < asked.passes[0] or _precision(_normal(found, canary, self._clock)) > asked.precision:
                     found.append((*sample(session, asked.seconds), index))
-        reference = reference or statistics.median(canary)
+        reference = asked.canary_ms or statistics.median(canary)
         return [_timing(found, canary, reference, self._clock) for found in samples]
 
 
 def _normal(found: Sequence[tuple[float, float, int]], canary: Sequence[float], clock: int) -> Samples:
     """Milliseconds per millisecond of the canary in the same pass."""
     return np.array([row[clock] / 1e6 / canary[row[2]] for row in found])
-
-
-def _rough(found: Sequence[tuple[float, float, int]], canary: Sequence[float], clock: int) -> float:
-    return _precision(_normal(found, canary, clock))
 
 
 def _timing(found: Sequence[tuple[float, float, int]], canary: Sequence[float], reference: float, clock: int) -> Timing:
@@ -127,7 +122,6 @@ def _timing(found: Sequence[tuple[float, float, int]], canary: Sequence[float], 
         wall_ms=statistics.median(row[0] for row in found) / 1e6,
         precision=_precision(normal),
         count=len(found),
-        drift=statistics.median(canary[row[2]] for row in found) / reference,
     )
 
 

@@ -68,7 +68,7 @@ class Fill(ABC):
     wholes: list[Whole] = field(default_factory=list)
     _open: ExitStack = field(default_factory=ExitStack)
 
-    @property
+    @cached_property
     @abstractmethod
     def designs(self) -> Sequence[Variant]:
         """The whole models to measure, the dense one first."""
@@ -94,6 +94,7 @@ class Fill(ABC):
         if ms is not None:
             self.wholes.append(Whole(variant, ms))
 
+    @cached_property
     def _dense_ms(self) -> float:
         """The dense model's time, which all whole models are measured against."""
         text = self.whole_text(self.designs[0])
@@ -105,11 +106,10 @@ class Fill(ABC):
 
     def _whole(self, model: str | bytes) -> Timing:
         """The time of a whole model by its ratio to the dense one's."""
-        dense_ms = self._dense_ms()
         pair = ((self._dense, self.feeds), (model, self.feeds))
         duel = self.meter.engine.duel(*pair, _DUEL_SECONDS, _DUEL_PRECISION)
         ratio = duel.busy_ratio if self.meter.engine.facts.trusts_busy else duel.wall_ratio
-        return Timing(ratio * dense_ms, duel.wall[1], duel.precision, duel.rounds, 1.0)
+        return Timing(ratio * self._dense_ms, duel.wall[1], duel.precision, duel.rounds)
 
     @cached_property
     def _dense(self) -> str | bytes:
@@ -126,7 +126,7 @@ class Isolated(Fill):
 
     name: ClassVar[str] = "isolated"
 
-    @property
+    @cached_property
     def designs(self) -> Sequence[Variant]:
         """Models cut to the same share everywhere: what the ratio of the whole to its parts depends on is the size."""
         outermost = [name for name, parent in parent_blocks(self.blocks).items() if parent is None]
@@ -177,7 +177,7 @@ class InSitu(Fill):
 
     name: ClassVar[str] = "in-situ"
 
-    @property
+    @cached_property
     def designs(self) -> Sequence[Variant]:
         """The rows of an orthogonal array."""
         return orthogonal([table.region for table in self.tables], self.levels)
@@ -215,7 +215,7 @@ class InSitu(Fill):
         before = self.meter.entry(key)
         count = before.count if before else 0
         mean = ((before.ms if before else 0.0) * count + ms * _RUNS) / (count + _RUNS)
-        return Timing(mean, mean, 0.0, count + _RUNS, 1.0)
+        return Timing(mean, mean, 0.0, count + _RUNS)
 
     def _read(self) -> None:
         for table in self.tables:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from onnx_mdp.errors import LutError
 from onnx_mdp.runtime.base import Fingerprint
+from onnx_mdp.runtime.folder import cache_path
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
@@ -73,8 +74,7 @@ def now() -> str:
 
 def default_path() -> Path:
     """`onnx-mdp/lut.sqlite` in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "onnx-mdp" / "lut.sqlite"
+    return cache_path() / "lut.sqlite"
 
 
 _HINTS = {

@@ -19,7 +19,6 @@ Model = tuple[onnx.ModelProto, Mapping[str, Array]]
 Build = Callable[[], Model]
 Progress = Callable[[int, int], None]
 
-PRECISION = 0.02
 _CHUNK_ENTRIES = 24
 _CHUNK_BYTES = 32 << 20
 
@@ -37,7 +36,7 @@ class Meter:
         rough: entries measured by this meter that did not reach the precision asked for.
     """
 
-    def __init__(self, engine: Engine, table: LatencyTable, precision: float = PRECISION) -> None:
+    def __init__(self, engine: Engine, table: LatencyTable, precision: float = Asked.precision) -> None:
         self.engine = engine
         self.table = table
         self.asked = Asked(precision=precision, canary_ms=self._reference())

@@ -167,7 +167,7 @@ class _Prune:
             multiple = self.options.multiple or 1
             plan = uniform_plan(case.analysis, case.scores.order, ratio, least, multiple)
             model = rewrite(case.analysis.network.model, plan_edits(case.analysis, plan))
-        with self.clock.stage("measure"), self._engine() as engine:
+        with self.clock.stage("measure"), self._engine(case) as engine:
             stopwatch = self._stopwatch(case, engine)
             measured = stopwatch.compare(model)
         if stopwatch.note:
@@ -184,7 +184,7 @@ class _Prune:
         """Fill the latency table, then search the plan that meets the budget."""
         if self.options.lut_device is not None:
             return self._foreseen(case, budget, self.options.lut_device)
-        with self._engine() as engine:
+        with self._engine(case) as engine:
             check_table(self.options.lut, engine.fingerprint, self.listener)
             stopwatch = self._stopwatch(case, engine)
             with self.clock.stage("measure"):
@@ -269,7 +269,7 @@ class _Prune:
         if meter.absent:
             self._warn(f"{len(meter.absent)} table entries that plans rested on are not in the table: interpolated")
         device = self.device
-        with self._engine() as engine:
+        with self._engine(case) as engine:
             here = self._stopwatch(case, engine).compare(model)
             place = str(engine.fingerprint)
         self.device = device
@@ -279,8 +279,8 @@ class _Prune:
         )
 
     @contextmanager
-    def _engine(self) -> Iterator[Engine]:
-        engine = open_engine(self.spec, self.options.cluster, open_runtime(self.spec).fingerprint)
+    def _engine(self, case: _Case) -> Iterator[Engine]:
+        engine = open_engine(self.spec, self.options.cluster, case.runtime.fingerprint)
         self.device = engine.fingerprint
         try:
             for text in engine.warnings:

@@ -41,18 +41,20 @@ class Tables:
 
     def correction(self) -> Correction:
         """From sums of entries to shares of the dense model, by the whole models measured while filling."""
-        found = Correction()
+        found, values = Correction(), self._values()
         for whole in self.fill.wholes:
-            found.add(self.sums_of(whole.variant), whole.ms / self.fill.wholes[0].ms)
+            found.add(self._sums(whole.variant, values), whole.ms / self.fill.wholes[0].ms)
         return found
 
     def sums_of(self, variant: Variant) -> Sums:
         """What the entries of a whole model add up to."""
+        return self._sums(variant, self._values())
+
+    def _sums(self, variant: Variant, values: Sequence[tuple[RegionTable, Table]]) -> Sums:
         gone = gone_with(self.analysis.blocks, variant.removed)
-        entries = [(t.region.block in gone, float(v[t.index(variant.widths)])) for t, v in self._values]
+        entries = [(t.region.block in gone, float(v[t.index(variant.widths)])) for t, v in values]
         return Sums(sum(ms for is_gone, ms in entries if not is_gone), sum(ms for _, ms in entries))
 
-    @property
     def _values(self) -> list[tuple[RegionTable, Table]]:
         return [(table, table.table()) for table in self.tables]
 

@@ -67,10 +67,6 @@ class Model:
     factors: tuple[Factor, ...]
     functions: Mapping[int, Function]
 
-    def is_gate(self, variable: int) -> bool:
-        """Whether a variable is a block."""
-        return variable in self.paths
-
 
 def make_model(problem: Problem, spending: Sequence[Term]) -> Model:
     """The graph of a program whose one budget sums `spending`.
