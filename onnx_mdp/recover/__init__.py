@@ -1,0 +1,1 @@
+"""Recovery: the weights that survived a cut, re-fitted in closed form."""

@@ -1,0 +1,233 @@
+"""Sequential ridge least squares: each layer of a cut model learns what the dense layer put out.
+
+In graph order, every operator that is linear in a weight (a site) is fitted, weight and bias, so that from the cut
+model's own input it makes the dense model's output, as in Channel Pruning (He et al., 2017) and Optimal Brain
+Compression (Frantar & Alistarh, 2022). Where the output joins a residual stream the target is what the sum should be:
+dense sum minus the cut model's other summand, so that a block also mends what those before it left. Weights are drawn
+towards those of the cut, by as much as held-out inputs favor; where no fit does better on them, the cut's weights stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_mdp.axes.terms import Factor, keep
+from onnx_mdp.graph.network import Network, Node, read_network
+from onnx_mdp.graph.part import sort_nodes
+from onnx_mdp.graph.weights import put
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.rewrite.plan import Plan, factors
+from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.statistics.gram import Gram
+from onnx_mdp.statistics.sites import Indices, Site, find_sites, residual
+from onnx_mdp.statistics.walk import Batch, Walk
+
+Array = NDArray[Any]
+
+_RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+_KEPT_BYTES = 384 << 20  # of activations, of each of the two models
+_HELD_OUT = 5  # every fifth batch
+_ROWS, _ROWS_PER_COLUMN, _WORK = 400_000, 8, 1e10  # rows of a site: at most, at least, and rows x columns^2
+_EXACT = 1e-10  # relative error that is rounding
+
+
+@dataclass(frozen=True)
+class Refit:
+    """One site: its weight, and its mean squared error on held-out inputs relative to the target's energy."""
+
+    weight: str
+    before: float
+    after: float
+    ridge: float | None
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a site should put out.
+
+    `others` are the other summand of the residual sum, dense and cut; `scale` what lies between the site and the sum.
+    """
+
+    dense: Site
+    kept: Indices
+    others: tuple[str, str] | None
+    scale: Array
+    weighs: bool
+
+
+class Refitter:
+    """Fits the sites of a cut model one after the other.
+
+    Args:
+        analysis: of the dense model.
+        plan: what was cut.
+        model: the cut model; its nodes are sorted and its weights replaced in place.
+        inputs: calibration inputs.
+        runtime: where both models run.
+    """
+
+    def __init__(self, analysis: Analysis, plan: Plan, model: onnx.ModelProto, inputs: Inputs, runtime: Runtime) -> None:
+        self._analysis = analysis
+        self._kept: Mapping[Factor, Indices] = factors(analysis, plan)
+        rank = {name: node.index for node in analysis.network.nodes for name in node.outputs}
+        sort_nodes(model, rank)
+        self.model = model
+        self._network = read_network(model, analysis.network.inputs)
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._dense = Walk(analysis.network.model, inputs, runtime, _KEPT_BYTES)
+        self._cut = Walk(model, inputs, runtime, _KEPT_BYTES)
+        self._inputs = inputs
+
+    def run(self, progress: Callable[[int, int], None]) -> Iterator[Refit]:
+        """Fit all sites, in order."""
+        dense = {site.node.outputs[0]: site for site in find_sites(self._analysis.network)}
+        pairs = [(site, dense[site.node.outputs[0]]) for site in self._sites() if site.node.outputs[0] in dense]
+        for number, (site, partner) in enumerate(pairs):
+            progress(number, len(pairs))
+            self._cut.advance(site.node.index)
+            self._dense.advance(min(partner.node.index, *self._later(pairs[number:])))
+            if found := self._fit(site, self._target(site, partner)):
+                yield found
+        progress(len(pairs), len(pairs))
+
+    def _sites(self) -> list[Site]:
+        return list(find_sites(self._network))
+
+    def _later(self, pairs: Sequence[tuple[Site, Site]]) -> list[int]:
+        """Positions in the dense model that are still needed."""
+        return [partner.node.index for _, partner in pairs]
+
+    def _target(self, site: Site, dense: Site) -> _Target:
+        network = self._analysis.network
+        terms = self._analysis.coupling.axes[dense.y]
+        kept = keep(terms[dense.y_axis], self._kept)
+        path, cut_path = list(residual(network, dense)), list(residual(self._network, site))
+        scale = np.ones(len(kept))
+        if not path or len(path) != len(cut_path) or len(terms) != len(network.shapes[dense.y]):
+            return _Target(dense, kept, None, scale, weighs=False)
+        for node in path[:-1]:
+            scale = scale * _gain(network, node, dense)[kept]
+        others = _other(path, dense.y, network), _other(cut_path, site.y, self._network)
+        return _Target(dense, kept, others, scale, weighs=_is_normalized(network, path[-1].outputs[0]))
+
+    def _fit(self, site: Site, target: _Target) -> Refit | None:
+        fitted, held = self._grams(site, target)
+        weight = onnx.numpy_helper.to_array(self._weights[site.weight])
+        matrix, bias = np.asarray(site.matrix(weight), np.float64), self._bias(site)
+        energy = float((held.c - held.b[:, -1] ** 2 / max(held.rows, 1e-30)).sum() / max(held.rows, 1e-30)) or 1.0
+        before = float(held.error(matrix, bias).sum())
+        if before <= _EXACT * energy:
+            return None
+        free = site.bias is not None or site.node.op != "MatMul"
+        errors = {r: float(held.error(*fitted.fit(matrix, bias, r, free=free)).sum()) for r in _RIDGES}
+        ridge = min(errors, key=lambda r: errors[r])
+        if not errors[ridge] < before:
+            return Refit(site.weight, before / energy, before / energy, None)
+        matrix, bias = (fitted + held).fit(matrix, bias, ridge, free=free)
+        self._store(site, site.weight_of(matrix, weight), bias)
+        return Refit(site.weight, before / energy, errors[ridge] / energy, ridge)
+
+    def _grams(self, site: Site, target: _Target) -> tuple[Gram, Gram]:
+        """Moments on the inputs to fit to, and on those held out."""
+        matrix = site.matrix(onnx.numpy_helper.to_array(self._weights[site.weight]))
+        grams = Gram.empty(*matrix.shape), Gram.empty(*matrix.shape)
+        names = [target.dense.y, *(target.others or ())[:1]], [site.x, *(target.others or ())[1:]]
+        picks: Indices | None = None
+        for number, (dense, cut) in enumerate(zip(self._dense.run(names[0]), self._cut.run(names[1]), strict=True)):
+            if picks is None:
+                picks = self._picks(site, target.dense.positions(dense[target.dense.y].shape), matrix.shape)
+            y, weights = _wanted(site, target, dense, cut, picks)
+            grams[number % _HELD_OUT == _HELD_OUT - 1].add(site.rows(cut[site.x], picks), y, weights)
+        return grams
+
+    def _picks(self, site: Site, positions: int, shape: tuple[int, ...]) -> Indices:
+        """Positions of every sample that are looked at: all of them where that is not too much work."""
+        groups, columns, _ = shape
+        most = min(_ROWS, _WORK / (groups * (columns + 1) ** 2))
+        rows = max(most, _ROWS_PER_COLUMN * (columns + 1))
+        count = min(positions, max(1, int(rows / max(self._inputs.count, 1))))
+        rng = np.random.default_rng(site.node.index)
+        return np.sort(rng.choice(positions, count, replace=False)) if count < positions else np.arange(positions)
+
+    def _bias(self, site: Site) -> Array:
+        groups, _, outputs = site.matrix(onnx.numpy_helper.to_array(self._weights[site.weight])).shape
+        if site.bias is None:
+            return np.zeros((groups, outputs))
+        return onnx.numpy_helper.to_array(self._weights[site.bias]).astype(np.float64).reshape(groups, outputs)
+
+    def _store(self, site: Site, weight: Array, bias: Array) -> None:
+        put(self._weights[site.weight], weight, site.weight)
+        if site.bias is not None:
+            before = self._weights[site.bias]
+            values = bias.reshape(tuple(before.dims)).astype(weight.dtype)
+            put(before, values, site.bias)
+        elif site.node.op != "MatMul":
+            name = f"{site.weight}/bias"
+            self._weights[name] = self.model.graph.initializer.add()
+            put(self._weights[name], bias.reshape(-1).astype(weight.dtype), name)
+            node = self.model.graph.node[site.node.index]
+            del node.input[2:]
+            node.input.append(name)
+
+
+def _wanted(
+    site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indices
+) -> tuple[Array, Array | None]:
+    """The target at the picked positions, and the rows' weights."""
+    axis = target.dense.y_axis
+    y = np.take(dense[target.dense.y], target.kept, axis=axis).astype(np.float32)
+    if target.others is None:
+        return site.places(y, picks), None
+    whole, other = dense[target.others[0]], cut[target.others[1]]
+    stream = np.take(whole, target.kept, axis=axis).astype(np.float32)
+    gap = np.broadcast_to(stream - other, y.shape)
+    shape = [1] * y.ndim
+    shape[axis] = -1
+    weak = np.abs(target.scale) < 1e-3 * np.abs(target.scale).max(initial=0)
+    inverse = np.where(weak, 0.0, 1 / np.where(target.scale == 0, 1.0, target.scale))
+    y = y + gap * inverse.astype(np.float32).reshape(shape)
+    places = site.places(y, picks)
+    return places, _weights(site, stream, picks) if target.weighs else None
+
+
+def _weights(site: Site, stream: Array, picks: Indices) -> Array:
+    """One over the variance of each row of the stream: what a layer normalization behind it divides by."""
+    rows = site.places(stream, picks)
+    variance = rows.var(axis=(0, 2), dtype=np.float64)
+    return np.asarray(variance.mean() / np.maximum(variance, 1e-6 * variance.mean() + 1e-30))
+
+
+def _gain(network: Network, node: Node, dense: Site) -> Array:
+    """What a node between a site and the residual sum multiplies each output channel with."""
+    width = network.shapes[dense.y][dense.y_axis]
+    if node.op == "BatchNormalization":
+        scale, variance = (np.asarray(network.weights[node.inputs[i]], np.float64) for i in (1, 4))
+        return np.asarray(scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5)))
+    if node.op == "Mul":
+        factor = next(network.weights[name] for name in node.inputs if name in network.weights)
+        return np.broadcast_to(np.asarray(factor, np.float64).reshape(-1), (width,))
+    return np.ones(width)
+
+
+def _other(path: Sequence[Node], y: str, network: Network) -> str:
+    """The operand of the sum that the path does not come through."""
+    branch = path[-2].outputs[0] if len(path) > 1 else y
+    return next(name for name in path[-1].inputs if name != branch)
+
+
+_NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+
+
+def _is_normalized(network: Network, stream: str) -> bool:
+    """Whether a layer normalization reads the stream, here or behind further sums."""
+    for node in network.consumers.get(stream, ()):
+        if node.op in _NORMALIZATIONS or (node.op == "Add" and _is_normalized(network, node.outputs[0])):
+            return True
+    return False

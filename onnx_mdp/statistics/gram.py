@@ -1,0 +1,92 @@
+"""Second moments of a site's rows, and what least squares makes of them.
+
+With rows x (and a one for the bias) and targets y, the moments A = sum x x^T, B = sum x y^T and c = sum y^2 hold all
+that least squares needs: the best weights, and the error of any weights, on these rows or on others. They are summed
+up in double precision, batch by batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+_BLOCK = 1 << 15  # rows multiplied at a time in single precision
+
+
+@dataclass
+class Gram:
+    """Moments of rows with an appended one, and of targets, per group.
+
+    Attributes:
+        a: (G, K + 1, K + 1).
+        b: (G, K + 1, O).
+        c: (G, O).
+        rows: sum of the rows' weights.
+    """
+
+    a: Array
+    b: Array
+    c: Array
+    rows: float = 0.0
+
+    @staticmethod
+    def empty(groups: int, columns: int, outputs: int) -> Gram:
+        """Moments of nothing."""
+        k = columns + 1
+        return Gram(np.zeros((groups, k, k)), np.zeros((groups, k, outputs)), np.zeros((groups, outputs)))
+
+    def add(self, x: Array, y: Array, weights: Array | None = None) -> None:
+        """Count rows (G, R, K) and their targets (G, R, O), each by its weight (R,) where given."""
+        for start in range(0, x.shape[1], _BLOCK):
+            part = slice(start, start + _BLOCK)
+            self._add(x[:, part], y[:, part], None if weights is None else weights[part])
+
+    def _add(self, x: Array, y: Array, weights: Array | None) -> None:
+        ones = np.ones((*x.shape[:2], 1), np.float32)
+        x = np.concatenate([x, ones], axis=2)
+        if weights is not None:
+            root = np.sqrt(weights, dtype=np.float32)[None, :, None]
+            x, y = x * root, y * root
+        self.rows += float(x.shape[1] if weights is None else weights.sum())
+        turned = x.swapaxes(1, 2)
+        self.a += turned @ x
+        self.b += turned @ y
+        self.c += np.square(y, dtype=np.float64).sum(axis=1)
+
+    def __add__(self, other: Gram) -> Gram:
+        return Gram(self.a + other.a, self.b + other.b, self.c + other.c, self.rows + other.rows)
+
+    def error(self, matrix: Array, bias: Array) -> Array:
+        """Mean squared error of y = x W + b per output channel; (G, O)."""
+        w = np.concatenate([matrix, bias[:, None, :]], axis=1)
+        found = self.c + np.einsum("gko,gko->go", w, self.a @ w - 2 * self.b)
+        return np.asarray(np.maximum(found, 0) / max(self.rows, 1e-30))
+
+    def fit(self, matrix: Array, bias: Array, ridge: float, *, free: bool) -> tuple[Array, Array]:
+        """Weights and bias of least error, drawn towards the given ones by `ridge` times the mean of A's diagonal.
+
+        Without `free` the bias stays as it is.
+        """
+        prior = np.concatenate([matrix, bias[:, None, :]], axis=1)
+        k = matrix.shape[1]
+        gap = self.b - self.a @ prior
+        damp = ridge * np.trace(self.a[:, :k, :k], axis1=1, axis2=2)[:, None] / max(k, 1) + 1e-12 * self.rows + 1e-30
+        a = self.a.copy()
+        a[:, range(k), range(k)] += damp
+        if not free:
+            return matrix + _solved(a[:, :k, :k], gap[:, :k]), bias
+        a[:, k, k] += 1e-9 * self.rows
+        found = prior + _solved(a, gap)
+        return found[:, :k], found[:, k]
+
+
+def _solved(a: Array, b: Array) -> Array:
+    """A^-1 B for positive definite A, by least squares where rounding says otherwise."""
+    try:
+        return np.asarray(np.linalg.solve(a, b))
+    except np.linalg.LinAlgError:
+        return np.stack([np.linalg.lstsq(left, right, rcond=None)[0] for left, right in zip(a, b, strict=True)])

@@ -1,0 +1,75 @@
+"""Walks through a model over many inputs: what is behind is computed once and kept, what is ahead may still change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_mdp.graph.external import loadable
+from onnx_mdp.graph.part import live, part
+from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.runtime.base import Runtime
+
+Array = NDArray[Any]
+Batch = Mapping[str, Array]
+
+
+class Walk:
+    """Tensors of a model over all batches of its inputs.
+
+    `limit` is the number of bytes that may be kept. Whatever lies before `position` must not change any more; the
+    weights after it may.
+    """
+
+    def __init__(self, model: onnx.ModelProto, inputs: Inputs, runtime: Runtime, limit: int) -> None:
+        self.model = model
+        self.position = 0
+        self._inputs = inputs
+        self._runtime = runtime
+        self._limit = limit
+        self._kept: list[dict[str, Array]] | None = None
+        self._places = {name: i for i, node in enumerate(model.graph.node) for name in node.output if name}
+
+    def place(self, tensor: str) -> int:
+        """The position of the node that computes a tensor; -1 for an input."""
+        return self._places.get(tensor, -1)
+
+    def run(self, names: Sequence[str]) -> Iterator[Batch]:
+        """The tensors, batch after batch."""
+        known = next(self._batches())
+        computed = [name for name in dict.fromkeys(names) if name not in known]
+        if not computed:
+            yield from self._batches()
+            return
+        with loadable(part(self.model, known, computed)) as reference:
+            session = self._runtime.open(reference)
+        read = self._read(known, computed)
+        for batch in self._batches():
+            found = session.run({name: batch[name] for name in read}, computed)
+            yield {**batch, **dict(zip(computed, found, strict=True))}
+
+    def advance(self, position: int) -> None:
+        """Keep what the nodes from `position` on need, if that is little enough."""
+        if position <= self.position:
+            return
+        known = next(self._batches())
+        names = live(self.model, position, list(next(iter(self._inputs.batches()))))
+        kept: list[dict[str, Array]] = []
+        left = self._limit
+        del known
+        for batch in self.run(names):
+            kept.append({name: batch[name] for name in names})
+            left -= sum(array.nbytes for array in kept[-1].values())
+            if left < 0 or (len(kept) == 1 and left < self._limit - self._limit / self._inputs.steps):
+                return
+        self._kept, self.position = kept, position
+
+    def _batches(self) -> Iterator[dict[str, Array]]:
+        yield from self._inputs.batches() if self._kept is None else self._kept
+
+    def _read(self, known: Batch, computed: Sequence[str]) -> list[str]:
+        return [value.name for value in part(self.model, known, computed).graph.input]
