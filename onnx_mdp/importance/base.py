@@ -60,8 +60,8 @@ class Scorer(ABC):
 
     def score(self, analysis: Analysis) -> Scores:
         """Orders, curves and removal damage of everything that can be pruned."""
-        shares = _total_shares(analysis, {block.name: self.share(block) for block in analysis.blocks})
-        by_factor = _by_factor(analysis)
+        shares = total_shares(analysis, {block.name: self.share(block) for block in analysis.blocks})
+        by_factor = contractions_by_factor(analysis)
         order: dict[str, NDArray[np.int64]] = {}
         curves: list[Curve] = []
         for group in analysis.groups:
@@ -84,7 +84,7 @@ def _curve(loss: Vector, order: NDArray[np.int64]) -> Vector:
     return left
 
 
-def _total_shares(analysis: Analysis, shares: Mapping[str, float]) -> dict[str, float]:
+def total_shares(analysis: Analysis, shares: Mapping[str, float]) -> dict[str, float]:
     """Shares in the network's output: a block inside another counts that one's share too."""
     parents = parent_blocks(analysis.blocks)
 
@@ -95,7 +95,8 @@ def _total_shares(analysis: Analysis, shares: Mapping[str, float]) -> dict[str, 
     return {name: total(name) for name in shares}
 
 
-def _by_factor(analysis: Analysis) -> dict[Factor, list[Contraction]]:
+def contractions_by_factor(analysis: Analysis) -> dict[Factor, list[Contraction]]:
+    """The nodes that sum over each factor, in graph order."""
     found: dict[Factor, list[Contraction]] = {}
     for contraction in analysis.coupling.contractions:
         for leaf in dict.fromkeys(leaves(contraction.term)):

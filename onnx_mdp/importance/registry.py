@@ -9,11 +9,16 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.activation import ActivationScorer
 from onnx_mdp.importance.base import Scorer
 from onnx_mdp.importance.magnitude import MagnitudeScorer
+from onnx_mdp.importance.reconstruction import ReconstructionScorer
 from onnx_mdp.importance.statistics import collect_moments
 from onnx_mdp.inputs.arrays import Inputs
 from onnx_mdp.runtime.base import Runtime
 
-_NAMES: dict[str, type[Scorer]] = {"magnitude": MagnitudeScorer, "activation": ActivationScorer}
+_NAMES: dict[str, type[Scorer]] = {
+    "magnitude": MagnitudeScorer,
+    "activation": ActivationScorer,
+    "reconstruction": ReconstructionScorer,
+}
 
 
 def scorer_names() -> tuple[str, ...]:
@@ -30,7 +35,7 @@ def choose_scorer(name: str, *, has_inputs: bool) -> str:
     if name not in scorer_names():
         raise OptionError(f"--importance {name}: choose from {', '.join(scorer_names())}")
     if name == "auto":
-        return "activation" if has_inputs else "magnitude"
+        return "reconstruction" if has_inputs else "magnitude"
     if _NAMES[name].needs_inputs and not has_inputs:
         raise OptionError(f"--importance {name} needs calibration inputs: add --inputs FILE.npz, or use magnitude")
     return name
@@ -41,6 +46,9 @@ def make_scorer(
 ) -> Scorer:
     """The scorer of that name (see `choose_scorer`), with the statistics it needs."""
     name = choose_scorer(name, has_inputs=inputs is not None)
-    if name == "activation" and inputs is not None:
-        return ActivationScorer(analysis, collect_moments(analysis, inputs, runtime, progress))
-    return MagnitudeScorer(analysis)
+    if inputs is None or name == "magnitude":
+        return MagnitudeScorer(analysis)
+    moments = collect_moments(analysis, inputs, runtime, progress)
+    if name == "activation":
+        return ActivationScorer(analysis, moments)
+    return ReconstructionScorer(analysis, moments, inputs, runtime)

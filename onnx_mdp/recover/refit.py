@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_mdp.axes.terms import Factor, keep
-from onnx_mdp.graph.network import Network, Node, read_network
+from onnx_mdp.graph.network import Network, Node, Weights, read_network
 from onnx_mdp.graph.part import sort_nodes
 from onnx_mdp.graph.weights import put
 from onnx_mdp.groups.find import Analysis
@@ -26,7 +26,7 @@ from onnx_mdp.inputs.arrays import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.gram import Gram
-from onnx_mdp.statistics.sites import Indices, Site, find_sites, residual
+from onnx_mdp.statistics.sites import Indices, Site, bias_of, carried_bias, choose_picks, find_sites, residual
 from onnx_mdp.statistics.walk import Batch, Walk
 
 Array = NDArray[Any]
@@ -34,7 +34,6 @@ Array = NDArray[Any]
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 _KEPT_BYTES = 384 << 20  # of activations, of each of the two models
 _HELD_OUT = 5  # every fifth batch
-_ROWS, _ROWS_PER_COLUMN, _WORK = 400_000, 8, 1e10  # rows of a site: at most, at least, and rows x columns^2
 _EXACT = 1e-10  # relative error that is rounding
 
 
@@ -73,7 +72,9 @@ class Refitter:
         runtime: where both models run.
     """
 
-    def __init__(self, analysis: Analysis, plan: Plan, model: onnx.ModelProto, inputs: Inputs, runtime: Runtime) -> None:
+    def __init__(
+        self, analysis: Analysis, plan: Plan, model: onnx.ModelProto, inputs: Inputs, runtime: Runtime
+    ) -> None:
         self._analysis = analysis
         self._kept: Mapping[Factor, Indices] = factors(analysis, plan)
         rank = {name: node.index for node in analysis.network.nodes for name in node.outputs}
@@ -120,7 +121,8 @@ class Refitter:
     def _fit(self, site: Site, target: _Target) -> Refit | None:
         fitted, held = self._grams(site, target)
         weight = onnx.numpy_helper.to_array(self._weights[site.weight])
-        matrix, bias = np.asarray(site.matrix(weight), np.float64), self._bias(site)
+        matrix = np.asarray(site.matrix(weight), np.float64)
+        bias = bias_of(site, Weights(self._weights), matrix.shape)
         energy = float((held.c - held.b[:, -1] ** 2 / max(held.rows, 1e-30)).sum() / max(held.rows, 1e-30)) or 1.0
         before = float(held.error(matrix, bias).sum())
         if before <= _EXACT * energy:
@@ -142,32 +144,17 @@ class Refitter:
         picks: Indices | None = None
         for number, (dense, cut) in enumerate(zip(self._dense.run(names[0]), self._cut.run(names[1]), strict=True)):
             if picks is None:
-                picks = self._picks(site, target.dense.positions(dense[target.dense.y].shape), matrix.shape)
+                positions = target.dense.positions(dense[target.dense.y].shape)
+                picks = choose_picks(site, positions, matrix.shape, self._inputs.count)
             y, weights = _wanted(site, target, dense, cut, picks)
             grams[number % _HELD_OUT == _HELD_OUT - 1].add(site.rows(cut[site.x], picks), y, weights)
         return grams
 
-    def _picks(self, site: Site, positions: int, shape: tuple[int, ...]) -> Indices:
-        """Positions of every sample that are looked at: all of them where that is not too much work."""
-        groups, columns, _ = shape
-        most = min(_ROWS, _WORK / (groups * (columns + 1) ** 2))
-        rows = max(most, _ROWS_PER_COLUMN * (columns + 1))
-        count = min(positions, max(1, int(rows / max(self._inputs.count, 1))))
-        rng = np.random.default_rng(site.node.index)
-        return np.sort(rng.choice(positions, count, replace=False)) if count < positions else np.arange(positions)
-
-    def _bias(self, site: Site) -> Array:
-        groups, _, outputs = site.matrix(onnx.numpy_helper.to_array(self._weights[site.weight])).shape
-        if site.bias is None:
-            return np.zeros((groups, outputs))
-        return onnx.numpy_helper.to_array(self._weights[site.bias]).astype(np.float64).reshape(groups, outputs)
-
     def _store(self, site: Site, weight: Array, bias: Array) -> None:
         put(self._weights[site.weight], weight, site.weight)
         if site.bias is not None:
-            before = self._weights[site.bias]
-            values = bias.reshape(tuple(before.dims)).astype(weight.dtype)
-            put(before, values, site.bias)
+            before = onnx.numpy_helper.to_array(self._weights[site.bias])
+            put(self._weights[site.bias], carried_bias(site, before, bias), site.bias)
         elif site.node.op != "MatMul":
             name = f"{site.weight}/bias"
             self._weights[name] = self.model.graph.initializer.add()
@@ -177,9 +164,7 @@ class Refitter:
             node.input.append(name)
 
 
-def _wanted(
-    site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indices
-) -> tuple[Array, Array | None]:
+def _wanted(site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indices) -> tuple[Array, Array | None]:
     """The target at the picked positions, and the rows' weights."""
     axis = target.dense.y_axis
     y = np.take(dense[target.dense.y], target.kept, axis=axis).astype(np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from onnx_mdp.graph.network import Network, Node
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
+_ROWS, _ROWS_PER_COLUMN, _WORK = 400_000, 8, 1e10  # rows of a site: at most, at least, and rows x columns^2
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Site(ABC):
         node: the node.
         x: the tensor it reads.
         weight: the initializer.
-        bias: the initializer that is added to each output channel, if there is one.
+        bias: the initializer that carries what is added to each output channel, if there is one.
         y: the tensor that holds the result with the bias added.
+        subtracted: whether `bias` is the mean of a batch normalization behind the node, which subtracts it from `y`.
     """
 
     node: Node
@@ -38,6 +40,7 @@ class Site(ABC):
     weight: str
     bias: str | None
     y: str
+    subtracted: bool
 
     @property
     @abstractmethod
@@ -163,9 +166,9 @@ class ConvSite(Site):
         """Windows of an input that needs no more padding."""
         spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         axes = tuple(range(2, x.ndim))
-        view = np.lib.stride_tricks.sliding_window_view(x, spans, axes)  # type: ignore[call-overload]
-        steps = tuple(slice(None, None, s) for s in self.strides)
-        view = view[(slice(None), slice(None), *steps, *(slice(None, None, d) for d in self.dilations))]
+        view = np.lib.stride_tricks.sliding_window_view(x, spans, axes)
+        steps = [slice(None, None, step) for step in (*self.strides, *self.dilations)]
+        view = view[(slice(None), slice(None), *steps)]
         where = np.unravel_index(picks, view.shape[2 : x.ndim])
         windows = view[(slice(None), slice(None), *where)]  # samples, channels, picks, *kernel
         channels = x.shape[1] // self.groups
@@ -211,8 +214,40 @@ class TransposedSite(ConvSite):
         before = [s - p for s, p in zip(span, self.pads[:rank], strict=True)]
         after = [s - p + e for s, p, e in zip(span, self.pads[rank:], self.extra, strict=True)]
         wide = np.pad(wide, [(0, 0), (0, 0), *((max(b, 0), max(a, 0)) for b, a in zip(before, after, strict=True))])
-        cut = tuple(slice(max(-b, 0), size - max(-a, 0)) for b, a, size in zip(before, after, wide.shape[2:], strict=True))
+        cut = tuple(
+            slice(max(-b, 0), size - max(-a, 0)) for b, a, size in zip(before, after, wide.shape[2:], strict=True)
+        )
         return wide[(slice(None), slice(None), *cut)]
+
+
+def bias_of(site: Site, weights: Mapping[str, Array], shape: tuple[int, int, int]) -> Array:
+    """What a site adds to each output channel; (G, O) for a matrix of the given shape."""
+    if site.bias is None or site.subtracted:
+        return np.zeros((shape[0], shape[2]))
+    return np.asarray(weights[site.bias], np.float64).reshape(shape[0], shape[2])
+
+
+def carried_bias(site: Site, before: Array, bias: Array) -> Array:
+    """The values of the initializer that carries the bias, for a new bias."""
+    values = bias.reshape(before.shape)
+    return np.asarray(before - values if site.subtracted else values, before.dtype)
+
+
+def choose_picks(site: Site, positions: int, shape: tuple[int, int, int], samples: int) -> Indices:
+    """Positions of every sample to look at: all, unless that is more work than the moments need.
+
+    Args:
+        site: seeds the choice.
+        positions: in one sample.
+        shape: of the site's matrix.
+        samples: over which moments are taken.
+    """
+    groups, columns, _ = shape
+    most = min(_ROWS, _WORK / (groups * (columns + 1) ** 2))
+    rows = max(most, _ROWS_PER_COLUMN * (columns + 1))
+    count = min(positions, max(1, int(rows / max(samples, 1))))
+    rng = np.random.default_rng(site.node.index)
+    return np.sort(rng.choice(positions, count, replace=False)) if count < positions else np.arange(positions)
 
 
 def find_sites(network: Network) -> tuple[Site, ...]:
@@ -245,9 +280,9 @@ def _product(network: Network, node: Node) -> Site | None:
         fits = added and _owned(network, added) and _is_row(network, added) and node.attributes.get("beta", 1.0) == 1.0
         if added and not fits:
             return None
-        return ProductSite(node, x, weight, added or None, node.outputs[0], transposed, scale)
+        return ProductSite(node, x, weight, added or None, node.outputs[0], False, transposed, scale)
     bias, y = _added(network, node.outputs[0]) or (None, node.outputs[0])
-    return ProductSite(node, x, weight, bias, y)
+    return ProductSite(node, x, weight, bias, y, False)
 
 
 def _is_row(network: Network, name: str) -> bool:
@@ -267,6 +302,14 @@ def _added(network: Network, tensor: str) -> tuple[str, str] | None:
     return other, readers[0].outputs[0]
 
 
+def _mean(network: Network, tensor: str) -> str | None:
+    """The mean that a batch normalization, the only reader of a tensor, subtracts from it."""
+    readers = network.consumers.get(tensor, ())
+    if len(readers) != 1 or readers[0].op != "BatchNormalization" or readers[0].attributes.get("training_mode", 0):
+        return None
+    return readers[0].inputs[3] if _owned(network, readers[0].inputs[3]) else None
+
+
 def _convolution(network: Network, node: Node) -> Site | None:
     weight, rank = node.inputs[1], len(network.shapes[node.inputs[1]]) - 2
     bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else None
@@ -284,7 +327,8 @@ def _convolution(network: Network, node: Node) -> Site | None:
             return None
         sizes = network.shapes[node.inputs[0]][2:]
         pads = _same(sizes, kernel, strides, dilations, upper=same.endswith("UPPER"))
-    basic = (node, node.inputs[0], weight, bias, node.outputs[0], groups, kernel)
+    mean = None if bias else _mean(network, node.outputs[0])
+    basic = (node, node.inputs[0], weight, bias or mean, node.outputs[0], mean is not None, groups, kernel)
     if node.op == "Conv":
         return ConvSite(*basic, strides, dilations, pads)
     return TransposedSite(*basic, (1,) * rank, dilations, pads, strides, numbers("output_padding", 0))
@@ -307,7 +351,12 @@ def residual(network: Network, site: Site) -> Iterator[Node]:
 
 
 def _same(
-    sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...], *, upper: bool
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    *,
+    upper: bool,
 ) -> tuple[int, ...]:
     """The pads that make as many windows as there are strides in the input."""
     totals = [

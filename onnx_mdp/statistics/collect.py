@@ -1,0 +1,33 @@
+"""Second moments of what sites read, over calibration inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_mdp.graph.network import Network
+from onnx_mdp.statistics.gram import Gram
+from onnx_mdp.statistics.sites import Indices, Site, choose_picks
+from onnx_mdp.statistics.walk import Walk
+
+
+def collect(network: Network, walk: Walk, sites: Sequence[Site], samples: int) -> dict[str, Gram]:
+    """The moments of each site's rows, without targets, by the site's weight."""
+    shapes = {site.weight: site.matrix(network.weights[site.weight]).shape for site in sites}
+    grams = {name: Gram.empty(groups, columns, 0) for name, (groups, columns, _) in shapes.items()}
+    picks: dict[str, Indices] = {}
+    for batch in walk.run(list(dict.fromkeys(name for site in sites for name in (site.x, site.y)))):
+        for site in sites:
+            if site.weight not in picks:
+                positions = site.positions(batch[site.y].shape)
+                picks[site.weight] = choose_picks(site, positions, shapes[site.weight], samples)
+            rows = site.rows(batch[site.x], picks[site.weight])
+            grams[site.weight].add(rows, np.zeros((*rows.shape[:2], 0), np.float32))
+    return grams
+
+
+def gram_bytes(network: Network, site: Site) -> int:
+    """Memory that the moments of a site take."""
+    groups, columns, _ = site.matrix(network.weights[site.weight]).shape
+    return int(8 * groups * (columns + 1) ** 2)
