@@ -32,19 +32,25 @@ class Divergence:
         dense: the dense model's outputs, one list a run.
         temperatures: what logits are divided by, for each output; 0 where an output is not taken for logits.
         scales: mean squared norm of a sample, for each output.
+        applied: whether a softmax was applied to the logits already, for each output.
     """
 
     dense: Sequence[Outputs]
     temperatures: tuple[float, ...]
     scales: tuple[float, ...]
+    applied: tuple[bool, ...]
 
     @classmethod
     def fit(cls, dense_outputs: Iterable[Outputs]) -> Divergence:
         """The divergence from these outputs: one list of arrays for each run, samples along their first axes."""
         dense = [[np.array(values) for values in run] for run in dense_outputs]
         columns = list(zip(*dense, strict=True))
-        temperatures = tuple(_temperature(column) if _are_logits(column) else 0.0 for column in columns)
-        return cls(dense, temperatures, tuple(map(_scale, columns)))
+        applied = tuple(map(_are_probabilities, columns))
+        found = [
+            _temperature([_logits(_samples(values), softmaxed) for values in column]) if _are_logits(column) else 0.0
+            for column, softmaxed in zip(columns, applied, strict=True)
+        ]
+        return cls(dense, tuple(found), tuple(map(_scale, columns)), applied)
 
     @property
     def unit(self) -> str:
@@ -69,7 +75,8 @@ class Divergence:
         if dense.dtype.kind != "f":
             return np.asarray((dense != found).mean(axis=1, dtype=np.float64))
         if temperature := self.temperatures[output]:
-            return _kl(_logits(dense) / temperature, _logits(found) / temperature)
+            applied = self.applied[output]
+            return _kl(_logits(dense, applied) / temperature, _logits(found, applied) / temperature)
         difference = np.square(_finite(found) - _finite(dense)).sum(axis=1)
         return np.asarray(difference / max(self.scales[output], _LEAST))
 
@@ -103,20 +110,22 @@ def _within_one(values: Array) -> bool:
 
 
 def _are_probabilities(column: Iterable[Array]) -> bool:
+    """Whether a softmax was applied: no number is negative, and those of each sample add up to 1."""
     rows = [_samples(values) for values in column]
-    return all(_within_one(row) and np.allclose(row.sum(axis=1, dtype=np.float64), 1, atol=1e-2) for row in rows)
+    if any(row.dtype.kind != "f" or not _within_one(row) for row in rows):
+        return False
+    return all(np.allclose(row.sum(axis=1, dtype=np.float64), 1, atol=1e-2) for row in rows)
 
 
-def _logits(rows: Array) -> NDArray[np.float64]:
+def _logits(rows: Array, applied: bool) -> NDArray[np.float64]:
     """Numbers whose softmax is the row's distribution: the row, or its logarithm if a softmax was applied to it."""
-    if _are_probabilities([rows]):
-        return np.log(np.maximum(rows.astype(np.float64), _LEAST))
-    return _finite(rows)
+    finite = _finite(rows)
+    return np.asarray(np.log(np.maximum(finite, _LEAST))) if applied else finite
 
 
-def _temperature(column: Sequence[Array]) -> float:
+def _temperature(column: Sequence[NDArray[np.float64]]) -> float:
     """The least temperature, from 1 on, at which the mean largest probability is at most 0.8; by bisection."""
-    logits = np.concatenate([_logits(_samples(values)) for values in column])
+    logits = np.concatenate(column)
 
     def confidence(temperature: float) -> float:
         return float(np.exp(_log_softmax(logits / temperature).max(axis=1)).mean())

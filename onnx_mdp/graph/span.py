@@ -44,11 +44,6 @@ class Positions:
         readers = (self.network.consumers.get(name, ()) for name in weights)
         return min((node.index for nodes in readers for node in nodes), default=self.end)
 
-    def last_reader(self, weights: Iterable[str]) -> int:
-        """The last node that reads one of some initializers; -1 if none does."""
-        readers = (self.network.consumers.get(name, ()) for name in weights)
-        return max((node.index for nodes in readers for node in nodes), default=-1)
-
     def _bytes(self, name: str) -> float:
         network = self.network
         if name not in network.shapes or name not in network.types:
@@ -62,7 +57,6 @@ def span(
     stop: int,
     outputs: Collection[str],
     replaced: Mapping[str, Array],
-    given: Collection[str] = (),
 ) -> onnx.ModelProto:
     """The nodes from `start` up to `stop`, without those that no output needs.
 
@@ -72,7 +66,6 @@ def span(
         stop: the node after the last one.
         outputs: tensors that the nodes compute.
         replaced: values of initializers that differ from the network's.
-        given: initializers that become inputs.
     """
     nodes = _needed(network.nodes[start:stop], outputs)
     model = onnx.ModelProto(ir_version=network.model.ir_version, opset_import=network.model.opset_import)
@@ -83,7 +76,7 @@ def span(
     computed = {name for node in nodes for name in node.outputs}
     read = dict.fromkeys(name for node in nodes for name in (*node.inputs, *node.captured) if name)
     for name in read:
-        if name in network.weights and name not in given:
+        if name in network.weights:
             put(graph.initializer.add(), replaced.get(name, network.weights[name]), name)
         elif name not in computed:
             graph.input.append(_typed(network, name))

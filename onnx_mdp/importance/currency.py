@@ -57,8 +57,10 @@ def find_effort(name: str) -> Effort:
     return _EFFORTS[name]
 
 
-def split_inputs(inputs: Inputs, effort: Effort) -> tuple[Inputs, Inputs | None]:
+def split_inputs(inputs: Inputs | None, effort: Effort) -> tuple[Inputs | None, Inputs | None]:
     """The inputs for the scorer, and those held out for the currency: at most a third. None if there are too few."""
+    if inputs is None:
+        return None, None
     batch = max((spec.batch or 1 for spec in inputs.specs), default=1)
     held = min(effort.inputs, inputs.count // 3) // batch * batch
     if not held:
@@ -82,13 +84,13 @@ def calibrate(
         scores: a scorer's.
         inputs: held out from those that the scorer used.
         runtime: what the trials run on.
-        effort: how many trials; without levels, the scores are returned as they are.
+        effort: how many trials; without levels, or inputs that fill a batch, the scores are returned as they are.
         patch: weights after a cut; by default zero where units are dropped, and all others as they were.
         progress: is told trials done and trials in all.
     """
-    if not effort.levels:
-        return scores
     replay = Replay(analysis.network, inputs, runtime)
+    if not effort.levels or not replay.runs:
+        return scores
     divergence = Divergence.fit(replay.outputs())
     patch = patch or partial(_zeroed, analysis, scores)
     widths = {group.name: _widths(group, effort) for group in analysis.groups}

@@ -3,17 +3,18 @@
 What comes before the first changed weight is the same every time, so it is computed once: the network is cut into
 stretches, the tensors that are live where one begins are kept for all inputs, and a trial runs from there on.
 
-Trials whose weights all lie in one stretch share a session that takes them as inputs: no session has to be opened for
-each. Layers whose weights are inputs are neither packed nor laid out ahead (measured: 2 times slower when all of a
-CNN's are, 3 to 10 % for a twelfth of them), so a trial that changes weights far apart has a session of its own.
+Every trial has a session of its own, with its weights as constants. A session that takes them as inputs could serve all
+trials of a stretch, but saves 7 % of a ResNet-56's time and nothing of a MobileNetV2's: what runtimes do ahead with
+constant weights, packing and laying them out, is worth about what opening a session costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnx_mdp.errors import RuntimeBackendError
+import numpy as np
+
 from onnx_mdp.graph.external import loadable
 from onnx_mdp.graph.macs import node_macs
 from onnx_mdp.graph.network import Network
@@ -50,7 +51,7 @@ class Replay:
 
     def __post_init__(self) -> None:
         self._positions = Positions(self.network)
-        self._feeds = list(self._samples())
+        self._feeds = list(self._batches())
 
     def outputs(self, changes: Changes | None = None) -> Iterator[Outputs]:
         """The network's outputs, run by run."""
@@ -60,21 +61,28 @@ class Replay:
         """What `judge` makes of the outputs of every trial, by its name."""
         found: dict[str, float] = {}
         held = _Held(0, self._feeds)
-        stretches = self._stretches(trials)
-        for (start, members), (stop, _) in zip(stretches, [*stretches[1:], (self._positions.end, ())], strict=True):
+        for start, members in self._stretches(trials):
             held = self._advanced(held, start)
-            for name, outputs in self._tried(held, members, stop):
-                found[name] = judge(outputs)
+            for trial in members:
+                changes = trial.changes()
+                if self._positions.first_reader(changes) < start:
+                    raise ValueError(f"{trial.name} changes weights that are read before {trial.weights}")
+                found[trial.name] = judge(self._runs(held, changes))
                 progress(len(found), len(trials))
         return found
 
-    def _samples(self) -> Iterator[Feeds]:
+    @property
+    def runs(self) -> int:
+        """Number of runs: none if the inputs do not fill a batch."""
+        return len(self._feeds)
+
+    def _batches(self) -> Iterator[Feeds]:
         """Runs of the batch that the network was read at: its shapes then hold for every tensor."""
         batch = next(iter(self.network.inputs.values()))[0]
-        for feeds in self.inputs.batches():
-            count = min(map(len, feeds.values()))
-            for i in range(0, count - batch + 1, batch):
-                yield {name: array[i : i + batch] for name, array in feeds.items()}
+        parts = list(self.inputs.batches())
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in self.network.inputs if parts}
+        for start in range(0, min(map(len, arrays.values()), default=0) - batch + 1, batch):
+            yield {name: array[start : start + batch] for name, array in arrays.items()}
 
     def _stretches(self, trials: Sequence[Trial]) -> list[tuple[int, list[Trial]]]:
         """Trials by the position that they are run from, in graph order."""
@@ -96,29 +104,8 @@ class Replay:
         positions = range(min(first, self._positions.end - 1), lowest, -1)
         return next((p for p in positions if self._positions.live_bytes(p) <= most), lowest)
 
-    def _tried(self, held: _Held, trials: Iterable[Trial], stop: int) -> Iterator[tuple[str, Iterator[Outputs]]]:
-        """Each trial with its outputs, which are computed as they are read."""
-        shared: dict[str, Changes] = {}
-        for trial in trials:
-            changes = trial.changes()
-            if self._positions.last_reader(changes) < stop:
-                shared[trial.name] = changes
-            else:
-                yield trial.name, self._runs(held, changes)
-        given = {name: self._weight(name) for changes in shared.values() for name in changes}
-        piece = self._shared(held.position, given) if len(shared) > 1 else None
-        for name, changes in shared.items():
-            yield name, held.through(piece, {**given, **changes}) if piece else self._runs(held, changes)
-
     def _runs(self, held: _Held, changes: Changes) -> Iterator[Outputs]:
-        return held.through(self._piece(held.position, self._positions.end, self.network.outputs, changes), {})
-
-    def _shared(self, start: int, given: Collection[str]) -> _Piece | None:
-        """The rest of the network with weights as inputs; None where a kernel of the runtime insists on constants."""
-        try:
-            return self._piece(start, self._positions.end, self.network.outputs, {}, given)
-        except RuntimeBackendError:
-            return None
+        return held.through(self._piece(held.position, self._positions.end, self.network.outputs, changes))
 
     def _advanced(self, held: _Held, position: int) -> _Held:
         """The tensors that are live at a later position, of the network without any trial's changes."""
@@ -126,22 +113,17 @@ class Replay:
             return held
         live = self._positions.live(position)
         piece = self._piece(held.position, position, live, {})
-        return _Held(position, [dict(zip(live, outputs, strict=True)) for outputs in held.through(piece, {})])
+        return _Held(position, [dict(zip(live, outputs, strict=True)) for outputs in held.through(piece)])
 
-    def _piece(
-        self, start: int, stop: int, outputs: Sequence[str], changes: Changes, given: Collection[str] = ()
-    ) -> _Piece:
+    def _piece(self, start: int, stop: int, outputs: Sequence[str], changes: Changes) -> _Piece:
         """Nodes of the network, loaded."""
         producers = self.network.producers
         computed = [name for name in outputs if name in producers and producers[name].index >= start]
-        model = span(self.network, start, stop, computed, {**self.changed, **changes}, given)
+        model = span(self.network, start, stop, computed, {**self.changed, **changes})
         inputs = tuple(value.name for value in model.graph.input)
         with loadable(model) as reference:
             session = self.runtime.open(reference) if computed else None
         return _Piece(session, inputs, tuple(computed), tuple(outputs))
-
-    def _weight(self, name: str) -> Array:
-        return self.changed[name] if name in self.changed else self.network.weights[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +135,13 @@ class _Piece:
     computed: tuple[str, ...]
     outputs: tuple[str, ...]
 
-    def run(self, feeds: Feeds, given: Changes) -> Outputs:
-        known = {**feeds, **given}
+    def run(self, feeds: Feeds) -> Outputs:
+        """The outputs, given the tensors that are live where the nodes begin."""
+        found = dict(feeds)
         if self.session:
-            taken = {name: known[name] for name in self.inputs}
-            known |= zip(self.computed, self.session.run(taken, self.computed), strict=True)
-        return [known[name] for name in self.outputs]
+            taken = {name: feeds[name] for name in self.inputs}
+            found |= zip(self.computed, self.session.run(taken, self.computed), strict=True)
+        return [found[name] for name in self.outputs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +151,6 @@ class _Held:
     position: int
     feeds: Sequence[Feeds]
 
-    def through(self, piece: _Piece, given: Changes) -> Iterator[Outputs]:
+    def through(self, piece: _Piece) -> Iterator[Outputs]:
         """What a piece makes of them, run by run."""
-        return (piece.run(feeds, given) for feeds in self.feeds)
+        return (piece.run(feeds) for feeds in self.feeds)
