@@ -109,7 +109,7 @@ def calibrate(
     for group in analysis.groups:
         points = {width: found[_key(group, width)] for width in widths[group.name]}
         most = removal.get(analysis.homes.get(group.name, ""), np.inf)
-        curves += _scaled(_curves(analysis, scores, group), points, most)
+        curves += scaled(_curves(analysis, scores, group), points, most)
     return replace(scores, curves=tuple(curves), removal=removal, unit=divergence.unit)
 
 
@@ -135,7 +135,7 @@ def _curves(analysis: Analysis, scores: Scores, group: Group) -> list[Curve]:
     return [Curve(group.name, analysis.homes.get(group.name), np.linspace(1.0, 0.0, group.units + 1))]
 
 
-def _scaled(curves: list[Curve], points: Mapping[int, float], most: float) -> list[Curve]:
+def scaled(curves: list[Curve], points: Mapping[int, float], most: float) -> list[Curve]:
     """The curves such that their sum is a c^p through the measured points, and beyond them at most `most`."""
     total = np.sum([curve.damage for curve in curves], axis=0)
     share = [curve.damage / np.maximum(total, _LEAST) for curve in curves]

@@ -114,7 +114,8 @@ class _Prune:
             raise OptionError(f"--multiple {options.multiple}: must be 1 or more")
         if options.threads < 1:
             raise OptionError(f"--threads {options.threads}: must be 1 or more")
-        self.effort = find_effort(options.effort)
+        effort = find_effort(options.effort)
+        self.effort = effort if self.ratio is None else find_effort("fast")  # a uniform cut weighs no damage
         check_solver(options.solver)
         check_constraints(options)
         check_way(options.fill)
