@@ -41,6 +41,8 @@ class PruneOptions:
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default what the device is found to like, and 1 with --ratio.
         importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto`, the best of them.
+        effort: How well damage is known, with --inputs: `fast` estimates it at each layer, `balanced` measures it at
+            the outputs, `thorough` at more widths, on more inputs.
         solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
             licence admits the size, else HiGHS.
         runtime: What the model will run on and is measured with: `onnxruntime`, `openvino` or `tensorrt`, with a
@@ -76,6 +78,7 @@ class PruneOptions:
     min_keep: str = "1"
     multiple: int | None = None
     importance: str = "auto"
+    effort: str = "balanced"
     solver: str = "decomposition"
     runtime: str = "onnxruntime"
     runtime_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()

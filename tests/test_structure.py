@@ -25,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "rules": {"graph", "axes"},
     "groups": {"rules", "graph", "axes"},
     "rewrite": {"groups", "graph", "axes"},
-    "importance": {"groups", "graph", "axes", "runtime", "inputs"},
+    "importance": {"groups", "graph", "axes", "runtime", "inputs", "divergence"},
     "latency": {"engine", "groups", "graph", "axes", "runtime"},
     "verify": {"rewrite", "groups", "graph", "runtime"},
     "report": {"groups", "rewrite"},
@@ -37,6 +37,7 @@ LAYERS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": {"pipeline"},
     "config": set(),
+    "divergence": set(),
     "lut_config": set(),
     "errors": set(),
 }

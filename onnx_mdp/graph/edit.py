@@ -119,18 +119,21 @@ def masked(
         if tensor.name not in silent and tensor.name not in slices:
             added.CopyFrom(tensor)
             continue
-        values = np.array(array(tensor))
-        zero = np.broadcast_to(zeros.get(tensor.name, np.zeros((), values.dtype)), values.shape)
-        put(added, zero if tensor.name in silent else _zeroed(values, zero, slices[tensor.name]), tensor.name)
+        values, zero = array(tensor), zeros.get(tensor.name)
+        cuts = {0: np.empty(0, np.int64)} if tensor.name in silent else slices[tensor.name]
+        put(added, zeroed_outside(values, cuts, zero), tensor.name)
     return copy
 
 
-def _zeroed(values: Array, zero: Array, cuts: Mapping[int, NDArray[np.int64]]) -> Array:
+def zeroed_outside(values: Array, cuts: Mapping[int, NDArray[np.int64]], zero: Array | None = None) -> Array:
+    """A copy of the array with zero, or the codes of zero, at every position that is not kept."""
+    result = np.array(values)
+    zero = np.broadcast_to(np.zeros((), values.dtype) if zero is None else zero, values.shape)
     for axis, kept in cuts.items():
         dropped = np.setdiff1d(np.arange(values.shape[axis]), kept)
         place = (slice(None),) * axis + (dropped,)
-        values[place] = zero[place]
-    return values
+        result[place] = zero[place]
+    return result
 
 
 def _bypass(graph: gs.Graph, tensor: gs.Tensor, replacement: gs.Tensor) -> None:

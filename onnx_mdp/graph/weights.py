@@ -58,7 +58,7 @@ def put(tensor: onnx.TensorProto, values: Array, name: str) -> None:
     """Make a tensor hold the values, under a name. A big one is filled in place, which saves a copy of it."""
     elem = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
     if values.nbytes < _BIG or elem in _BITS:
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(values, order="C"), name))
     else:
         tensor.CopyFrom(onnx.TensorProto(name=name, data_type=elem, dims=values.shape))
         tensor.raw_data = values.tobytes()

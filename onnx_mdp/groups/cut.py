@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_mdp.axes.terms import Factor, Indices, Kept, keep, leaves, size
 from onnx_mdp.graph.dims import Literal
-from onnx_mdp.graph.edit import Edits
+from onnx_mdp.graph.edit import Edits, zeroed_outside
 from onnx_mdp.graph.network import Network
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.blocks import Block
@@ -54,6 +54,15 @@ def masks(coupling: Coupling, kept: Kept) -> dict[str, dict[int, Indices]]:
             left = {leaf: units for leaf, units in kept.items() if leaf not in factors}
             found[name] = {axis: keep(coupling.axes[name][axis], left) for axis in found[name]}
     return found
+
+
+def masked_weights(coupling: Coupling, kept: Kept, removed: Iterable[Block] = ()) -> dict[str, Array]:
+    """What the weights that a cut touches are in the masked original: zero at dropped positions, and where silenced."""
+    cuts = masks(coupling, kept)
+    cuts |= {name: {0: np.empty(0, np.int64)} for block in removed for name in block.silenced}
+    weights, codes = coupling.network.weights, coupling.codes
+    zeros = {name: zero_code(coupling.network, name, codes[name]) for name in cuts if name in codes}
+    return {name: zeroed_outside(weights[name], axes, zeros.get(name)) for name, axes in cuts.items()}
 
 
 def zero_codes(coupling: Coupling) -> dict[str, Array]:

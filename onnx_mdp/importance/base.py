@@ -37,11 +37,15 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Units of each group from most to least important, damage curves, and the damage of removing each block."""
+    """Units of each group from most to least important, damage curves, and the damage of removing each block.
+
+    `unit` says what damage is counted in.
+    """
 
     order: Mapping[str, NDArray[np.int64]]
     curves: tuple[Curve, ...]
     removal: Mapping[str, float]
+    unit: str = "relative error"
 
 
 class Scorer(ABC):

@@ -53,6 +53,10 @@ class Inputs:
         fixed = any(spec.batch for spec in self.specs)
         return self.count // self.batch if fixed else math.ceil(self.count / self.batch)
 
+    def take(self, start: int, stop: int) -> Inputs:
+        """The samples of a sub-range."""
+        return Inputs(self.specs, {name: array[start:stop] for name, array in self.arrays.items()})
+
     def batches(self) -> Iterator[dict[str, Array]]:
         """Feeds that together hold every sample once."""
         for step in range(self.steps):

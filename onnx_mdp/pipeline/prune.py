@@ -27,6 +27,7 @@ from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.save import check_writable, save_model, write_text
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.base import Scores
+from onnx_mdp.importance.currency import calibrate, find_effort, split_inputs
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
 from onnx_mdp.inputs.arrays import Inputs
 from onnx_mdp.latency.borrow import BorrowedMeter
@@ -113,6 +114,8 @@ class _Prune:
             raise OptionError(f"--multiple {options.multiple}: must be 1 or more")
         if options.threads < 1:
             raise OptionError(f"--threads {options.threads}: must be 1 or more")
+        effort = find_effort(options.effort)
+        self.effort = effort if self.ratio is None else find_effort("fast")  # a uniform cut weighs no damage
         check_solver(options.solver)
         check_constraints(options)
         check_way(options.fill)
@@ -152,8 +155,13 @@ class _Prune:
             analysis = analyze_or_refuse(network, options.lock, source.name)
             constraints = find_constraints(options, analysis, source)
         with self.clock.stage("score"):
-            scorer = make_scorer(options.importance, analysis, samples, prover(runtime), self.listener.step)
+            fit, held = split_inputs(samples, self.effort)
+            scorer = make_scorer(options.importance, analysis, fit, prover(runtime), self.listener.step)
             scores = scorer.score(analysis)
+            if held is not None:
+                scores = calibrate(analysis, scores, held, prover(runtime), self.effort, progress=self.listener.step)
+            elif samples is not None and self.effort.levels:
+                self._warn(f"{samples.count} inputs are too few to measure damage with: give 3 batches or more")
         if samples is None:
             feeds = random_feeds(network.model, network.inputs, options.seed)
         else:

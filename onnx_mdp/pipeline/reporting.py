@@ -34,11 +34,13 @@ class Search:
     rounds: int
     solve_seconds: float
     meter: Meter
+    unit: str
 
     @classmethod
     def of(cls, loop: Loop, trial: Trial, meter: Meter) -> Search:
         """What the report needs of a loop that ended with a trial."""
-        return cls(trial.answer, trial.predicted, len(loop.trials), loop.solve_seconds, meter)
+        unit = loop.program.scores.unit
+        return cls(trial.answer, trial.predicted, len(loop.trials), loop.solve_seconds, meter, unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +102,8 @@ def _latency(outcome: Outcome, budget: LatencyBudget | None) -> LatencyFacts:
 def _solve(outcome: Outcome) -> SolveFacts | None:
     if not outcome.search:
         return None
-    answer, seconds = outcome.search.answer, outcome.search.solve_seconds
-    return SolveFacts(answer.status, answer.objective, answer.bound, answer.gap, seconds, answer.solver)
+    answer, seconds, unit = outcome.search.answer, outcome.search.solve_seconds, outcome.search.unit
+    return SolveFacts(answer.status, answer.objective, answer.bound, answer.gap, seconds, answer.solver, unit)
 
 
 def _lut(outcome: Outcome) -> Mapping[str, Any]:

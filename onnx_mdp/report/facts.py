@@ -34,7 +34,10 @@ class LatencyFacts:
 
 @dataclass(frozen=True)
 class SolveFacts:
-    """The last solve: outcome, least damage found, proven bound, gap, seconds over all solves, and solver."""
+    """The last solve: outcome, least damage found, proven bound, gap, seconds over all solves, and solver.
+
+    `unit` is what damage is counted in: `KL`, `relative L2`, or `relative error` of layers where it is not measured.
+    """
 
     status: str
     objective: float
@@ -42,6 +45,7 @@ class SolveFacts:
     gap: float
     seconds: float
     solver: str
+    unit: str
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def summary(report: Report, path: str) -> RenderableType:
         lines.append(f"latency table: {asked} entries, {reused} of them known before")
     if report.solve:
         solve = report.solve
-        lines.append(f"program: {solve.status}, gap {solve.gap:.1e}, {solve.seconds:.1f} s in {solve.solver}")
+        damage = f"damage {solve.objective:.3g} {solve.unit}"
+        lines.append(f"program: {solve.status}, {damage}, gap {solve.gap:.1e}, {solve.seconds:.1f} s in {solve.solver}")
     lines.append(f"time: {sum(report.seconds.values()):.1f} s")
     parts: list[RenderableType] = [main, Text("\n".join(lines))]
     if cut := _most_cut(report.groups):
