@@ -22,13 +22,11 @@ from onnx_mdp.divergence import Divergence
 from onnx_mdp.errors import OptionError
 from onnx_mdp.groups.cut import masked_weights
 from onnx_mdp.groups.find import Analysis, Group
-from onnx_mdp.importance.base import Curve, Scores, Vector
+from onnx_mdp.importance.base import Curve, Patch, Scores, Vector
 from onnx_mdp.importance.replay import Replay, Trial
 from onnx_mdp.inputs.arrays import Array, Inputs
 from onnx_mdp.runtime.base import Runtime
 
-Patch = Callable[[Group, int], Mapping[str, Array]]
-"""For a group at a width, initializers of the uncut network with their values: in full shape, as if it were so cut."""
 Progress = Callable[[int, int], None]
 
 _LEAST = 1e-12  # a measured damage below this is rounding
@@ -43,7 +41,8 @@ class Effort:
     inputs: int
 
 
-_EFFORTS = {"fast": Effort((), 0), "balanced": Effort((0.5,), 64), "thorough": Effort((0.5, 0.75), 128)}
+FAST = Effort((), 0)
+_EFFORTS = {"fast": FAST, "balanced": Effort((0.5,), 64), "thorough": Effort((0.5, 0.75), 128)}
 
 
 def find_effort(name: str) -> Effort:
@@ -85,17 +84,21 @@ def calibrate(
         inputs: held out from those that the scorer used.
         runtime: what the trials run on.
         effort: how many trials; without levels, or inputs that fill a batch, the scores are returned as they are.
-        patch: weights after a cut; by default zero where units are dropped, and all others as they were.
+        patch: weights that a scorer fitted anew after a cut; all others are zero where units are dropped.
         progress: is told trials done and trials in all.
     """
     replay = Replay(analysis.network, inputs, runtime)
     if not effort.levels or not replay.runs:
         return scores
     divergence = Divergence.fit(replay.outputs())
-    patch = patch or partial(_zeroed, analysis, scores)
-    widths = {group.name: _widths(group, effort) for group in analysis.groups}
+    zeroed = partial(_zeroed, analysis, scores)
+
+    def changes(group: Group, width: int) -> Mapping[str, Array]:
+        return {**zeroed(group, width), **(patch(group, width) if patch else {})}
+
+    widths = {group.name: trial_widths(group, effort) for group in analysis.groups}
     cuts = [
-        Trial(_key(group, width), tuple(name for name, _ in group.members), partial(patch, group, width))
+        Trial(_key(group, width), tuple(name for name, _ in group.members), partial(changes, group, width))
         for group in analysis.groups
         for width in widths[group.name]
     ]
@@ -121,7 +124,7 @@ def _zeroed(analysis: Analysis, scores: Scores, group: Group, width: int) -> dic
     return masked_weights(analysis.coupling, {group.factor: np.sort(scores.order[group.name][:width])})
 
 
-def _widths(group: Group, effort: Effort) -> list[int]:
+def trial_widths(group: Group, effort: Effort) -> list[int]:
     """The widths to try, ascending: as near to the effort's levels as the group admits; none if it cannot be cut."""
     wanted = (int(np.clip(round(level * group.units), group.floor, group.units - 1)) for level in effort.levels)
     return sorted(set(wanted)) if group.floor < group.units else []

@@ -20,7 +20,7 @@ from onnx_mdp.groups.blocks import innermost
 from onnx_mdp.groups.couple import Contraction
 from onnx_mdp.groups.find import Analysis, Group
 from onnx_mdp.importance.activation import ActivationScorer
-from onnx_mdp.importance.base import Curve, Scores, Vector, contractions_by_factor, total_shares
+from onnx_mdp.importance.base import Curve, Patch, Scores, Vector, contractions_by_factor, total_shares
 from onnx_mdp.importance.elimination import Layer, eliminate
 from onnx_mdp.importance.statistics import Moments
 from onnx_mdp.inputs.arrays import Inputs
@@ -53,20 +53,32 @@ def unit_columns(term: Term, factor: Factor, groups: int, columns: int) -> dict[
 class ReconstructionScorer(ActivationScorer):
     """A unit is worth what the layers that read it lose without it after they are re-fitted.
 
-    After `score`, `refits` holds per group and width of `shares` the weights of the dense network with only that many
-    units left and everything that reads them re-fitted.
+    `widths` are those of each group whose re-fitted weights `patch` is to know.
     """
 
     name: ClassVar[str] = "reconstruction"
 
-    def __init__(self, analysis: Analysis, moments: Moments, inputs: Inputs, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        moments: Moments,
+        inputs: Inputs,
+        runtime: Runtime,
+        widths: Mapping[str, Sequence[int]],
+    ) -> None:
         super().__init__(analysis, moments)
         self._inputs = inputs
         self._walk = Walk(analysis.network.model, inputs, runtime, _KEPT_BYTES)
         self._sites = {site.node.index: site for site in find_sites(analysis.network)}
-        self.refits: dict[str, dict[int, dict[str, Array]]] = {}
+        self._widths = widths
+        self._refits: dict[tuple[str, int], dict[str, Array]] = {}
 
-    def score(self, analysis: Analysis, widths: Mapping[str, Sequence[int]] | None = None) -> Scores:
+    @property
+    def patch(self) -> Patch | None:
+        """The weights of what reads a group, fitted to what is left of it."""
+        return lambda group, width: self._refits[group.name, width]
+
+    def score(self, analysis: Analysis) -> Scores:
         """Orders, curves and removal damage of everything that can be pruned."""
         shares = total_shares(analysis, {block.name: self.share(block) for block in analysis.blocks})
         by_factor = contractions_by_factor(analysis)
@@ -77,7 +89,7 @@ class ReconstructionScorer(ActivationScorer):
             self._walk.advance(min((self._walk.place(site.y) for site in sites.values()), default=0))
             grams = collect(analysis.network, self._walk, list(sites.values()), self._inputs.count)
             for group in groups:
-                found = self._eliminate(group, by_factor.get(group.factor, []), grams, shares, widths or {})
+                found = self._eliminate(group, by_factor.get(group.factor, []), grams, shares)
                 order[group.name] = found[0]
                 curves += found[1]
         return Scores(order, tuple(curves), shares)
@@ -113,7 +125,6 @@ class ReconstructionScorer(ActivationScorer):
         contractions: Sequence[Contraction],
         grams: Mapping[str, Gram],
         shares: Mapping[str, float],
-        widths: Mapping[str, Sequence[int]],
     ) -> tuple[NDArray[np.int64], list[Curve]]:
         """A group's order and curves."""
         layers: list[tuple[str | None, Site, int, Layer]] = []
@@ -129,11 +140,10 @@ class ReconstructionScorer(ActivationScorer):
                 layers += [
                     (block, site, g, layer) for g, layer in self._layers(group, site, grams[site.weight], weight)
                 ]
-        stops = tuple(widths.get(group.name, ()))
-        snapshots = self.refits.setdefault(group.name, {})
+        stops = tuple(self._widths.get(group.name, ()))
 
         def snapshot(width: int) -> None:
-            snapshots[width] = self._refit([(s, g, layer) for _, s, g, layer in layers], grams)
+            self._refits[group.name, width] = self._refit([(s, g, layer) for _, s, g, layer in layers], grams)
 
         found = eliminate([layer for *_, layer in layers], [v for _, v in fixed], group.units, stops, snapshot)
         blocks = [block for block, *_ in layers] + [block for block, _ in fixed]

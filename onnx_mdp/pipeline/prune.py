@@ -156,10 +156,11 @@ class _Prune:
             constraints = find_constraints(options, analysis, source)
         with self.clock.stage("score"):
             fit, held = split_inputs(samples, self.effort)
-            scorer = make_scorer(options.importance, analysis, fit, prover(runtime), self.listener.step)
+            scorer = make_scorer(options.importance, analysis, fit, prover(runtime), self.listener.step, self.effort)
             scores = scorer.score(analysis)
             if held is not None:
-                scores = calibrate(analysis, scores, held, prover(runtime), self.effort, progress=self.listener.step)
+                step = self.listener.step
+                scores = calibrate(analysis, scores, held, prover(runtime), self.effort, scorer.patch, step)
             elif samples is not None and self.effort.levels:
                 self._warn(f"{samples.count} inputs are too few to measure damage with: give 3 batches or more")
         if samples is None:
