@@ -9,9 +9,9 @@ whole. A width then costs at most what removing the block around it does.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,20 +48,11 @@ class Scores:
     unit: str = "relative error"
 
 
-Patch = Callable[[Group, int], Mapping[str, NDArray[Any]]]
-"""For a group at a width, initializers of the uncut network with their values: in full shape, as if it were so cut."""
-
-
 class Scorer(ABC):
     """Turns groups and blocks into scores. `needs_inputs` says whether calibration inputs are required."""
 
     name: ClassVar[str]
     needs_inputs: ClassVar[bool]
-
-    @property
-    def patch(self) -> Patch | None:
-        """Weights that the scorer fitted anew for cuts of single groups, if it does such a thing; after `score`."""
-        return None
 
     @abstractmethod
     def energy(self, contraction: Contraction, group: Group) -> Vector:

@@ -22,11 +22,14 @@ from onnx_mdp.divergence import Divergence
 from onnx_mdp.errors import OptionError
 from onnx_mdp.groups.cut import masked_weights
 from onnx_mdp.groups.find import Analysis, Group
-from onnx_mdp.importance.base import Curve, Patch, Scores, Vector
+from onnx_mdp.importance.base import Curve, Scores, Vector
 from onnx_mdp.importance.replay import Replay, Trial
 from onnx_mdp.inputs.arrays import Array, Inputs
+from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.runtime.base import Runtime
 
+Mend = Callable[[Plan], Mapping[str, Array]]
+"""Initializers of the dense network, in full shape, with which it computes what a cut one would."""
 Progress = Callable[[int, int], None]
 
 _LEAST = 1e-12  # a measured damage below this is rounding
@@ -41,8 +44,7 @@ class Effort:
     inputs: int
 
 
-FAST = Effort((), 0)
-_EFFORTS = {"fast": FAST, "balanced": Effort((0.5,), 64), "thorough": Effort((0.5, 0.75), 128)}
+_EFFORTS = {"fast": Effort((), 0), "balanced": Effort((0.5,), 64), "thorough": Effort((0.5, 0.75), 128)}
 
 
 def find_effort(name: str) -> Effort:
@@ -73,7 +75,7 @@ def calibrate(
     inputs: Inputs,
     runtime: Runtime,
     effort: Effort,
-    patch: Patch | None = None,
+    mend: Mend | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Scores:
     """The scores with all damage in one measured unit; the orders stay.
@@ -84,28 +86,21 @@ def calibrate(
         inputs: held out from those that the scorer used.
         runtime: what the trials run on.
         effort: how many trials; without levels, or inputs that fill a batch, the scores are returned as they are.
-        patch: weights that a scorer fitted anew after a cut; all others are zero where units are dropped.
+        mend: the network's weights after a cut; by default zero where units are dropped, and all others as they were.
         progress: is told trials done and trials in all.
     """
     replay = Replay(analysis.network, inputs, runtime)
     if not effort.levels or not replay.runs:
         return scores
     divergence = Divergence.fit(replay.outputs())
-    zeroed = partial(_zeroed, analysis, scores)
-
-    def changes(group: Group, width: int) -> Mapping[str, Array]:
-        return {**zeroed(group, width), **(patch(group, width) if patch else {})}
-
-    widths = {group.name: trial_widths(group, effort) for group in analysis.groups}
+    mend = mend or partial(_masked, analysis)
+    widths = {group.name: _widths(group, effort) for group in analysis.groups}
     cuts = [
-        Trial(_key(group, width), tuple(name for name, _ in group.members), partial(changes, group, width))
+        Trial(_key(group, width), tuple(name for name, _ in group.members), partial(mend, _cut(scores, group, width)))
         for group in analysis.groups
         for width in widths[group.name]
     ]
-    removals = [
-        Trial(block.name, block.silenced, partial(masked_weights, analysis.coupling, {}, [block]))
-        for block in analysis.blocks
-    ]
+    removals = [Trial(block.name, block.silenced, partial(mend, Plan({}, (block.name,)))) for block in analysis.blocks]
     found = replay.judged([*cuts, *removals], divergence.divergence, progress)
     removal = {block.name: found[block.name] for block in analysis.blocks}
     curves: list[Curve] = []
@@ -120,11 +115,15 @@ def _key(group: Group, width: int) -> str:
     return f"{group.name}={width}"
 
 
-def _zeroed(analysis: Analysis, scores: Scores, group: Group, width: int) -> dict[str, Array]:
-    return masked_weights(analysis.coupling, {group.factor: np.sort(scores.order[group.name][:width])})
+def _masked(analysis: Analysis, plan: Plan) -> dict[str, Array]:
+    return masked_weights(analysis.coupling, factors(analysis, plan), removed_blocks(analysis, plan))
 
 
-def trial_widths(group: Group, effort: Effort) -> list[int]:
+def _cut(scores: Scores, group: Group, width: int) -> Plan:
+    return Plan({group.name: np.sort(scores.order[group.name][:width])}, ())
+
+
+def _widths(group: Group, effort: Effort) -> list[int]:
     """The widths to try, ascending: as near to the effort's levels as the group admits; none if it cannot be cut."""
     wanted = (int(np.clip(round(level * group.units), group.floor, group.units - 1)) for level in effort.levels)
     return sorted(set(wanted)) if group.floor < group.units else []

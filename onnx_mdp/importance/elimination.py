@@ -1,14 +1,14 @@
 """Which units to drop, one after the other, when what is left is re-fitted by least squares after each.
 
-The optimal brain surgeon (Hassibi & Stork, 1993) for units of several columns (as in Frantar & Alistarh, 2022): with the
-covariance H of a layer's inputs and its weights W, dropping the columns S and re-fitting the others costs
+The optimal brain surgeon (Hassibi & Stork, 1993) for units of several columns (as in Frantar & Alistarh, 2022): with
+the covariance H of a layer's inputs and its weights W, dropping the columns S and re-fitting the others costs
 tr(W_S^T ((H^-1)_SS)^-1 W_S), changes W by -(H^-1)_:S ((H^-1)_SS)^-1 W_S, and H^-1 by the rank |S| update that goes with
 it: O(K^3) for all units of a layer of K columns together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,30 +83,19 @@ class Elimination:
     losses: tuple[Array, ...]
 
 
-def eliminate(
-    layers: Sequence[Layer],
-    fixed: Sequence[Array],
-    units: int,
-    stops: Collection[int] = (),
-    reached: Callable[[int], None] = lambda width: None,
-) -> Elimination:
+def eliminate(layers: Sequence[Layer], fixed: Sequence[Array], units: int) -> Elimination:
     """Drop units in the order of what they cost, until none is left.
 
     Args:
         layers: whose weights are re-fitted; they are changed.
         fixed: what each unit costs where nothing can be re-fitted; (units,) each.
         units: how many there are.
-        stops: widths that are not stepped over.
-        reached: called at each of these widths, when the layers hold the re-fitted weights.
     """
     alive, gone = np.arange(units), []
     total = np.sum([*fixed, np.zeros(units)], axis=0)
     losses = [np.zeros(units + 1) for _ in (*layers, *fixed)]
     while len(alive):
-        if len(alive) in stops:
-            reached(len(alive))
-        below = max((stop for stop in stops if stop < len(alive)), default=0)
-        count = min(max(1, len(alive) // _STEPS), len(alive) - below)
+        count = max(1, len(alive) // _STEPS)
         costs = total[alive] + np.sum([layer.losses(alive) for layer in layers] or [np.zeros(len(alive))], axis=0)
         dropped = alive[np.argsort(costs, kind="stable")[:count]]
         alive = np.setdiff1d(alive, dropped)
@@ -115,7 +104,7 @@ def eliminate(
         for i, values in enumerate(fixed, len(layers)):
             _spread(losses[i], len(alive), count, float(values[dropped].sum()))
         gone.append(dropped)
-    order = np.concatenate([dropped for dropped in reversed(gone)]).astype(np.int64)
+    order = np.concatenate(gone[::-1]).astype(np.int64)
     return Elimination(order, tuple(losses))
 
 

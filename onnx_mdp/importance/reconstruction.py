@@ -20,14 +20,14 @@ from onnx_mdp.groups.blocks import innermost
 from onnx_mdp.groups.couple import Contraction
 from onnx_mdp.groups.find import Analysis, Group
 from onnx_mdp.importance.activation import ActivationScorer
-from onnx_mdp.importance.base import Curve, Patch, Scores, Vector, contractions_by_factor, total_shares
+from onnx_mdp.importance.base import Curve, Scores, Vector, contractions_by_factor, total_shares
 from onnx_mdp.importance.elimination import Layer, eliminate
 from onnx_mdp.importance.statistics import Moments
 from onnx_mdp.inputs.arrays import Inputs
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.collect import collect, gram_bytes
 from onnx_mdp.statistics.gram import Gram
-from onnx_mdp.statistics.sites import Site, carried_bias, find_sites
+from onnx_mdp.statistics.sites import Site, find_sites
 from onnx_mdp.statistics.walk import Walk
 
 Array = NDArray[Any]
@@ -51,32 +51,15 @@ def unit_columns(term: Term, factor: Factor, groups: int, columns: int) -> dict[
 
 
 class ReconstructionScorer(ActivationScorer):
-    """A unit is worth what the layers that read it lose without it after they are re-fitted.
-
-    `widths` are those of each group whose re-fitted weights `patch` is to know.
-    """
+    """A unit is worth what the layers that read it lose without it after they are re-fitted."""
 
     name: ClassVar[str] = "reconstruction"
 
-    def __init__(
-        self,
-        analysis: Analysis,
-        moments: Moments,
-        inputs: Inputs,
-        runtime: Runtime,
-        widths: Mapping[str, Sequence[int]],
-    ) -> None:
+    def __init__(self, analysis: Analysis, moments: Moments, inputs: Inputs, runtime: Runtime) -> None:
         super().__init__(analysis, moments)
         self._inputs = inputs
         self._walk = Walk(analysis.network.model, inputs, runtime, _KEPT_BYTES)
         self._sites = {site.node.index: site for site in find_sites(analysis.network)}
-        self._widths = widths
-        self._refits: dict[tuple[str, int], dict[str, Array]] = {}
-
-    @property
-    def patch(self) -> Patch | None:
-        """The weights of what reads a group, fitted to what is left of it."""
-        return lambda group, width: self._refits[group.name, width]
 
     def score(self, analysis: Analysis) -> Scores:
         """Orders, curves and removal damage of everything that can be pruned."""
@@ -86,7 +69,7 @@ class ReconstructionScorer(ActivationScorer):
         curves: list[Curve] = []
         for groups in self._chunks(by_factor):
             sites = {s.weight: s for g in groups for c in by_factor.get(g.factor, []) if (s := self._site(c))}
-            self._walk.advance(min((self._walk.place(site.y) for site in sites.values()), default=0))
+            self._walk.advance(min((site.node.index for site in sites.values()), default=0))
             grams = collect(analysis.network, self._walk, list(sites.values()), self._inputs.count)
             for group in groups:
                 found = self._eliminate(group, by_factor.get(group.factor, []), grams, shares)
@@ -127,7 +110,7 @@ class ReconstructionScorer(ActivationScorer):
         shares: Mapping[str, float],
     ) -> tuple[NDArray[np.int64], list[Curve]]:
         """A group's order and curves."""
-        layers: list[tuple[str | None, Site, int, Layer]] = []
+        layers: list[tuple[str | None, Layer]] = []
         fixed: list[tuple[str | None, Vector]] = []
         for contraction in contractions:
             block = innermost(self._analysis.blocks, contraction.node.index)
@@ -137,22 +120,15 @@ class ReconstructionScorer(ActivationScorer):
                 energy = np.maximum(self.energy(contraction, group), 0)
                 fixed.append((block, weight * energy / (energy.sum() or 1.0)))
             else:
-                layers += [
-                    (block, site, g, layer) for g, layer in self._layers(group, site, grams[site.weight], weight)
-                ]
-        stops = tuple(self._widths.get(group.name, ()))
-
-        def snapshot(width: int) -> None:
-            self._refits[group.name, width] = self._refit([(s, g, layer) for _, s, g, layer in layers], grams)
-
-        found = eliminate([layer for *_, layer in layers], [v for _, v in fixed], group.units, stops, snapshot)
-        blocks = [block for block, *_ in layers] + [block for block, _ in fixed]
+                layers += [(block, layer) for layer in self._layers(group, site, grams[site.weight], weight)]
+        found = eliminate([layer for _, layer in layers], [v for _, v in fixed], group.units)
+        blocks = [block for block, _ in (*layers, *fixed)]
         summed: dict[str | None, Vector] = {}
         for block, losses in zip(blocks, found.losses, strict=True):
             summed[block] = summed.get(block, np.zeros(group.units + 1)) + losses
         return found.order, [Curve(group.name, block, losses) for block, losses in summed.items()]
 
-    def _layers(self, group: Group, site: Site, gram: Gram, share: float) -> Iterator[tuple[int, Layer]]:
+    def _layers(self, group: Group, site: Site, gram: Gram, share: float) -> list[Layer]:
         """The least squares problems of a site that units of the group enter, one for each group of a convolution."""
         matrix = np.asarray(site.matrix(self._analysis.network.weights[site.weight]), np.float64)
         term = self._analysis.coupling.axes[site.x][site.x_axis]
@@ -161,27 +137,8 @@ class ReconstructionScorer(ActivationScorer):
         if site.bias is not None:  # which then takes up the mean of what is lost
             mean = gram.a[:, -1, :-1] / max(gram.rows, 1e-30)
             moments = moments - mean[:, :, None] * mean[:, None, :]
-        layers = {g: Layer(moments[g], matrix[g], columns[g], share) for g in range(len(matrix)) if g in columns}
-        total = sum(layer.energy for layer in layers.values())
-        for layer in layers.values():
+        layers = [Layer(moments[g], matrix[g], columns[g], share) for g in columns]
+        total = sum(layer.energy for layer in layers)
+        for layer in layers:
             layer.share = share * layer.energy / total
-        yield from layers.items()
-
-    def _refit(self, layers: Sequence[tuple[Site, int, Layer]], grams: Mapping[str, Gram]) -> dict[str, Array]:
-        """The initializers with the layers' present weights in them."""
-        weights = self._analysis.network.weights
-        matrices: dict[str, tuple[Site, Array]] = {}
-        for site, g, layer in layers:
-            _, matrix = matrices.setdefault(site.weight, (site, site.matrix(weights[site.weight]).astype(np.float64)))
-            matrix[g] = layer.weights
-        found: dict[str, Array] = {}
-        for site, matrix in matrices.values():
-            before = weights[site.weight]
-            found[site.weight] = site.weight_of(matrix, before)
-            if site.bias is not None:
-                gram = grams[site.weight]
-                mean = gram.a[:, -1, :-1] / max(gram.rows, 1e-30)
-                lost = np.einsum("gk,gko->go", mean, site.matrix(before) - matrix)
-                old = weights[site.bias]
-                found[site.bias] = carried_bias(site, old, lost if site.subtracted else lost.reshape(old.shape) + old)
-        return found
+        return layers

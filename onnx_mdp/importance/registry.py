@@ -8,7 +8,6 @@ from onnx_mdp.errors import OptionError
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.activation import ActivationScorer
 from onnx_mdp.importance.base import Scorer
-from onnx_mdp.importance.currency import FAST, Effort, trial_widths
 from onnx_mdp.importance.magnitude import MagnitudeScorer
 from onnx_mdp.importance.reconstruction import ReconstructionScorer
 from onnx_mdp.importance.statistics import collect_moments
@@ -48,14 +47,12 @@ def make_scorer(
     inputs: Inputs | None,
     runtime: Runtime,
     progress: Callable[[int, int], None],
-    effort: Effort = FAST,
 ) -> Scorer:
-    """The scorer of that name (see `choose_scorer`), with the statistics it needs, also for trials of that effort."""
+    """The scorer of that name (see `choose_scorer`), with the statistics it needs."""
     name = choose_scorer(name, has_inputs=inputs is not None)
     if inputs is None or name == "magnitude":
         return MagnitudeScorer(analysis)
     moments = collect_moments(analysis, inputs, runtime, progress)
     if name == "activation":
         return ActivationScorer(analysis, moments)
-    widths = {group.name: trial_widths(group, effort) for group in analysis.groups}
-    return ReconstructionScorer(analysis, moments, inputs, runtime, widths)
+    return ReconstructionScorer(analysis, moments, inputs, runtime)

@@ -45,6 +45,7 @@ from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_re
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
+from onnx_mdp.recover.mend import Mender
 from onnx_mdp.report.facts import Report
 from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
 from onnx_mdp.runtime.base import Feeds, Runtime, RuntimeSpec
@@ -156,11 +157,12 @@ class _Prune:
             constraints = find_constraints(options, analysis, source)
         with self.clock.stage("score"):
             fit, held = split_inputs(samples, self.effort)
-            scorer = make_scorer(options.importance, analysis, fit, prover(runtime), self.listener.step, self.effort)
+            scorer = make_scorer(options.importance, analysis, fit, prover(runtime), self.listener.step)
             scores = scorer.score(analysis)
             if held is not None:
+                mender = Mender(analysis, fit, prover(runtime)) if fit else None
                 step = self.listener.step
-                scores = calibrate(analysis, scores, held, prover(runtime), self.effort, scorer.patch, step)
+                scores = calibrate(analysis, scores, held, prover(runtime), self.effort, mender, step)
             elif samples is not None and self.effort.levels:
                 self._warn(f"{samples.count} inputs are too few to measure damage with: give 3 batches or more")
         if samples is None:

@@ -17,14 +17,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_mdp.axes.terms import Factor, keep
+from onnx_mdp.axes.terms import Factor, keep, leaves
 from onnx_mdp.graph.network import Network, Node, Weights, read_network
 from onnx_mdp.graph.part import sort_nodes
+from onnx_mdp.graph.unshare import unshare
 from onnx_mdp.graph.weights import put
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.arrays import Inputs
-from onnx_mdp.rewrite.plan import Plan, factors
-from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.statistics.gram import Gram
 from onnx_mdp.statistics.sites import Indices, Site, bias_of, carried_bias, choose_picks, find_sites, residual
 from onnx_mdp.statistics.walk import Batch, Walk
@@ -32,7 +32,6 @@ from onnx_mdp.statistics.walk import Batch, Walk
 Array = NDArray[Any]
 
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
-_KEPT_BYTES = 384 << 20  # of activations, of each of the two models
 _HELD_OUT = 5  # every fifth batch
 _EXACT = 1e-10  # relative error that is rounding
 
@@ -61,6 +60,14 @@ class _Target:
     weighs: bool
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A site of the cut model, and the same of the dense one."""
+
+    cut: Site
+    dense: Site
+
+
 class Refitter:
     """Fits the sites of a cut model one after the other.
 
@@ -69,41 +76,47 @@ class Refitter:
         plan: what was cut.
         model: the cut model; its nodes are sorted and its weights replaced in place.
         inputs: calibration inputs.
-        runtime: where both models run.
+        dense: a walk through the dense model, which is not beyond anything that the plan changes.
     """
 
-    def __init__(
-        self, analysis: Analysis, plan: Plan, model: onnx.ModelProto, inputs: Inputs, runtime: Runtime
-    ) -> None:
+    def __init__(self, analysis: Analysis, plan: Plan, model: onnx.ModelProto, inputs: Inputs, dense: Walk) -> None:
         self._analysis = analysis
+        self._plan = plan
         self._kept: Mapping[Factor, Indices] = factors(analysis, plan)
-        rank = {name: node.index for node in analysis.network.nodes for name in node.outputs}
-        sort_nodes(model, rank)
+        unshare(model.graph)
+        sort_nodes(model, {name: node.index for node in analysis.network.nodes for name in node.outputs})
         self.model = model
         self._network = read_network(model, analysis.network.inputs)
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._dense = Walk(analysis.network.model, inputs, runtime, _KEPT_BYTES)
-        self._cut = Walk(model, inputs, runtime, _KEPT_BYTES)
+        self._dense = dense
+        self._cut = dense.fork(model)
         self._inputs = inputs
 
     def run(self, progress: Callable[[int, int], None]) -> Iterator[Refit]:
-        """Fit all sites, in order."""
-        dense = {site.node.outputs[0]: site for site in find_sites(self._analysis.network)}
-        pairs = [(site, dense[site.node.outputs[0]]) for site in self._sites() if site.node.outputs[0] in dense]
-        for number, (site, partner) in enumerate(pairs):
+        """Fit all sites that the cut touches, in order."""
+        pairs = self.pairs()
+        for number, pair in enumerate(pairs):
             progress(number, len(pairs))
-            self._cut.advance(site.node.index)
-            self._dense.advance(min(partner.node.index, *self._later(pairs[number:])))
-            if found := self._fit(site, self._target(site, partner)):
+            self._cut.advance(pair.cut.node.index)
+            self._dense.advance(min(later.dense.node.index for later in pairs[number:]))
+            if found := self.fit(pair):
                 yield found
         progress(len(pairs), len(pairs))
 
-    def _sites(self) -> list[Site]:
-        return list(find_sites(self._network))
+    def pairs(self) -> list[Pair]:
+        """The sites whose input the cut changes, in graph order."""
+        dense = {site.node.outputs[0]: site for site in find_sites(self._analysis.network)}
+        touched = touched_nodes(self._analysis, self._plan)
+        sites = [(site, dense.get(site.node.outputs[0])) for site in find_sites(self._network)]
+        return [Pair(site, partner) for site, partner in sites if partner and partner.node.index in touched]
 
-    def _later(self, pairs: Sequence[tuple[Site, Site]]) -> list[int]:
-        """Positions in the dense model that are still needed."""
-        return [partner.node.index for _, partner in pairs]
+    def fit(self, pair: Pair) -> Refit | None:
+        """Fit one site; None if there is nothing to fit."""
+        return self._fit(pair.cut, self._target(pair.cut, pair.dense))
+
+    def values(self, name: str) -> Array:
+        """A weight of the cut model as it is now."""
+        return onnx.numpy_helper.to_array(self._weights[name])
 
     def _target(self, site: Site, dense: Site) -> _Target:
         network = self._analysis.network
@@ -208,6 +221,18 @@ def _other(path: Sequence[Node], y: str, network: Network) -> str:
 
 
 _NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+
+
+def touched_nodes(analysis: Analysis, plan: Plan) -> frozenset[int]:
+    """Nodes whose result a plan changes: those that sum over what is cut, those behind a removed block, and so on."""
+    cut = set(factors(analysis, plan))
+    found = {c.node.index for c in analysis.coupling.contractions if not cut.isdisjoint(leaves(c.term))}
+    changed = {block.output for block in removed_blocks(analysis, plan)}
+    for node in analysis.network.nodes:
+        if node.index in found or not changed.isdisjoint((*node.inputs, *node.captured)):
+            found.add(node.index)
+            changed.update(node.outputs)
+    return frozenset(found)
 
 
 def _is_normalized(network: Network, stream: str) -> bool:

@@ -26,7 +26,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Kept units of every group, ascending, and the names of removed blocks."""
+    """Kept units of groups, ascending, and the names of removed blocks; a group that is absent is whole."""
 
     kept: Mapping[str, Indices]
     removed: tuple[str, ...]
@@ -64,7 +64,9 @@ def uniform_plan(
 def factors(analysis: Analysis, plan: Plan) -> dict[Factor, Indices]:
     """Kept units by factor, for the groups that lose any."""
     return {
-        group.factor: plan.kept[group.name] for group in analysis.groups if len(plan.kept[group.name]) < group.units
+        group.factor: plan.kept[group.name]
+        for group in analysis.groups
+        if group.name in plan.kept and len(plan.kept[group.name]) < group.units
     }
 
 

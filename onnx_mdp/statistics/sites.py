@@ -97,7 +97,7 @@ class ProductSite(Site):
     def weight_of(self, matrix: Array, like: Array) -> Array:
         """Undo `matrix`."""
         values = matrix[0] / self.scale
-        return (values.T if self.transposed else values).astype(like.dtype)
+        return np.asarray(values.T if self.transposed else values, like.dtype)
 
     def rows(self, x: Array, picks: Indices) -> Array:
         """Vectors along the last axis."""
@@ -167,8 +167,8 @@ class ConvSite(Site):
         spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         axes = tuple(range(2, x.ndim))
         view = np.lib.stride_tricks.sliding_window_view(x, spans, axes)
-        steps = [slice(None, None, step) for step in (*self.strides, *self.dilations)]
-        view = view[(slice(None), slice(None), *steps)]
+        steps: list[Any] = [slice(None), slice(None), *(slice(None, None, n) for n in (*self.strides, *self.dilations))]
+        view = view[tuple(steps)]
         where = np.unravel_index(picks, view.shape[2 : x.ndim])
         windows = view[(slice(None), slice(None), *where)]  # samples, channels, picks, *kernel
         channels = x.shape[1] // self.groups

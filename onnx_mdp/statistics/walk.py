@@ -31,11 +31,12 @@ class Walk:
         self._runtime = runtime
         self._limit = limit
         self._kept: list[dict[str, Array]] | None = None
-        self._places = {name: i for i, node in enumerate(model.graph.node) for name in node.output if name}
 
-    def place(self, tensor: str) -> int:
-        """The position of the node that computes a tensor; -1 for an input."""
-        return self._places.get(tensor, -1)
+    def fork(self, model: onnx.ModelProto) -> Walk:
+        """A walk through a model that is the same up to here, from the tensors that are kept."""
+        other = Walk(model, self._inputs, self._runtime, self._limit)
+        other._kept = self._kept
+        return other
 
     def run(self, names: Sequence[str]) -> Iterator[Batch]:
         """The tensors, batch after batch."""
@@ -55,11 +56,9 @@ class Walk:
         """Keep what the nodes from `position` on need, if that is little enough."""
         if position <= self.position:
             return
-        known = next(self._batches())
         names = live(self.model, position, list(next(iter(self._inputs.batches()))))
         kept: list[dict[str, Array]] = []
         left = self._limit
-        del known
         for batch in self.run(names):
             kept.append({name: batch[name] for name in names})
             left -= sum(array.nbytes for array in kept[-1].values())
