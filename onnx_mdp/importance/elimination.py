@@ -40,10 +40,10 @@ class Layer:
     _alive: Array = field(init=False)
 
     def __post_init__(self) -> None:
-        self.energy = float(np.einsum("ko,ko->", self.weights, self.covariance @ self.weights)) or 1.0
         k = len(self.covariance)
         damped = self.covariance.copy()
         damped[range(k), range(k)] += _DAMP * np.trace(damped) / max(k, 1) + 1e-30
+        self.energy = float(np.einsum("ko,ko->", self.weights, damped @ self.weights)) or 1.0
         self._inverse = np.linalg.inv(damped)
         self._alive = np.arange(k)
         self.weights = self.weights.copy()

@@ -25,6 +25,7 @@ from onnx_mdp.statistics.walk import Walk
 Array = NDArray[Any]
 _NEXT = 4  # sites behind a cut that are fitted too
 _KEPT_BYTES = 256 << 20
+_WORK = 1e9  # as for `Refitter`: less than for the model that is written
 
 
 class Mender:
@@ -48,7 +49,7 @@ class Mender:
             self._walk = self._start()
         self._walk.advance(first)
         model = rewrite(analysis.network.model, plan_edits(analysis, plan))
-        refitter = Refitter(analysis, plan, model, self._inputs, self._walk)
+        refitter = Refitter(analysis, plan, model, self._inputs, self._walk, _WORK)
         for pair in self._chosen(refitter.pairs(), plan):
             fitted = refitter.fit(pair)
             if fitted and fitted.ridge is not None:

@@ -26,7 +26,7 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.arrays import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.statistics.gram import Gram
-from onnx_mdp.statistics.sites import Indices, Site, bias_of, carried_bias, choose_picks, find_sites, residual
+from onnx_mdp.statistics.sites import WORK, Indices, Site, bias_of, carried_bias, choose_picks, find_sites, residual
 from onnx_mdp.statistics.walk import Batch, Walk
 
 Array = NDArray[Any]
@@ -77,9 +77,19 @@ class Refitter:
         model: the cut model; its nodes are sorted and its weights replaced in place.
         inputs: calibration inputs.
         dense: a walk through the dense model, which is not beyond anything that the plan changes.
+        work: rows times squared columns to spend on the moments of a site.
     """
 
-    def __init__(self, analysis: Analysis, plan: Plan, model: onnx.ModelProto, inputs: Inputs, dense: Walk) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        plan: Plan,
+        model: onnx.ModelProto,
+        inputs: Inputs,
+        dense: Walk,
+        work: float = WORK,
+    ) -> None:
+        self._work = work
         self._analysis = analysis
         self._plan = plan
         self._kept: Mapping[Factor, Indices] = factors(analysis, plan)
@@ -158,7 +168,7 @@ class Refitter:
         for number, (dense, cut) in enumerate(zip(self._dense.run(names[0]), self._cut.run(names[1]), strict=True)):
             if picks is None:
                 positions = target.dense.positions(dense[target.dense.y].shape)
-                picks = choose_picks(site, positions, matrix.shape, self._inputs.count)
+                picks = choose_picks(site, positions, matrix.shape, self._inputs.count, self._work)
             y, weights = _wanted(site, target, dense, cut, picks)
             grams[number % _HELD_OUT == _HELD_OUT - 1].add(site.rows(cut[site.x], picks), y, weights)
         return grams

@@ -19,7 +19,8 @@ from onnx_mdp.graph.network import Network, Node
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
-_ROWS, _ROWS_PER_COLUMN, _WORK = 400_000, 8, 1e10  # rows of a site: at most, at least, and rows x columns^2
+_ROWS, _ROWS_PER_COLUMN = 400_000, 8  # rows of a site: at most, and at least
+WORK = 1e10  # rows x columns^2 that moments are given
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def carried_bias(site: Site, before: Array, bias: Array) -> Array:
     return np.asarray(before - values if site.subtracted else values, before.dtype)
 
 
-def choose_picks(site: Site, positions: int, shape: tuple[int, int, int], samples: int) -> Indices:
+def choose_picks(site: Site, positions: int, shape: tuple[int, int, int], samples: int, work: float = WORK) -> Indices:
     """Positions of every sample to look at: all, unless that is more work than the moments need.
 
     Args:
@@ -241,9 +242,10 @@ def choose_picks(site: Site, positions: int, shape: tuple[int, int, int], sample
         positions: in one sample.
         shape: of the site's matrix.
         samples: over which moments are taken.
+        work: rows times squared columns to spend.
     """
     groups, columns, _ = shape
-    most = min(_ROWS, _WORK / (groups * (columns + 1) ** 2))
+    most = min(_ROWS, work / (groups * (columns + 1) ** 2))
     rows = max(most, _ROWS_PER_COLUMN * (columns + 1))
     count = min(positions, max(1, int(rows / max(samples, 1))))
     rng = np.random.default_rng(site.node.index)

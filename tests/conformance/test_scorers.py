@@ -102,7 +102,7 @@ def test_activation_sees_what_the_inputs_use(runtime: Runtime) -> None:
 
 def test_choosing_a_scorer(runtime: Runtime) -> None:
     analysis = analysis_of(dead_unit_model(0))
-    with pytest.raises(OptionError, match="choose from magnitude, activation, auto"):
+    with pytest.raises(OptionError, match="choose from magnitude, activation, reconstruction, auto"):
         make_scorer("taylor2", analysis, None, runtime, lambda done, total: None)
     with pytest.raises(OptionError, match="needs calibration inputs: add --inputs"):
         make_scorer("activation", analysis, None, runtime, lambda done, total: None)

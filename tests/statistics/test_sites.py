@@ -86,7 +86,7 @@ def normalized_conv() -> onnx.ModelProto:
         node("Conv", ["x", "w"], ["a"]),
         node("BatchNormalization", ["a", "scale", "shift", "mean", "variance"], ["y"]),
     ]
-    vectors = {name: (6,) for name in ("scale", "shift", "mean")}
+    vectors = dict.fromkeys(("scale", "shift", "mean"), (6,))
     return build_model(nodes, {"x": IMAGE}, ["y"], {"w": (6, 8, 1, 1), **vectors, "variance": np.ones(6, np.float32)})
 
 
@@ -112,7 +112,7 @@ def test_the_way_to_a_residual_sum() -> None:
         node("Add", ["x", "b"], ["c"]),
         node("Relu", ["c"], ["y"]),
     ]
-    vectors = {name: (8,) for name in ("scale", "shift", "mean")}
+    vectors = dict.fromkeys(("scale", "shift", "mean"), (8,))
     model = build_model(nodes, {"x": IMAGE}, ["y"], {"w": (8, 8, 1, 1), **vectors, "variance": np.ones(8, np.float32)})
     network, site = site_of(model)
     assert [step.op for step in residual(network, site)] == ["BatchNormalization", "Add"]
