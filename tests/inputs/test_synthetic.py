@@ -1,0 +1,65 @@
+"""Synthetic inputs: what their values look like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_mdp.inputs.base import InputSpec
+from onnx_mdp.inputs.load import Reading, load_inputs
+
+
+def made(
+    shape: tuple[int, ...], dtype: type = np.float32, preprocess: str | None = None, count: int = 200
+) -> np.ndarray:
+    spec = InputSpec("x", np.dtype(dtype), shape, None)
+    inputs = load_inputs("synthetic", (spec,), Reading(preprocess, samples=count))
+    assert "noise stands in for data" in inputs.notes[0]
+    return inputs.first(count)["x"]
+
+
+def test_images_have_the_spectrum_of_photographs() -> None:
+    """Power falls with the square of the frequency, and colors go together."""
+    images = made((3, 64, 64))
+    assert abs(images.mean()) < 0.1
+    assert abs(images.std() - 1) < 0.1
+    power = (np.abs(np.fft.fft2(images)) ** 2).mean(axis=(0, 1))
+    rows = np.arange(2, 24)
+    slope = np.polyfit(np.log(rows), np.log(power[rows, 0]), 1)[0]
+    assert -2.3 < slope < -1.7
+    assert np.corrcoef(images[:, 0].ravel(), images[:, 1].ravel())[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 48), (32, 48, 3), (1, 33, 31)])
+def test_layout_follows_the_shape(shape: tuple[int, ...]) -> None:
+    """Neighbors along height and width are alike; in white noise they differ by 1.13 deviations."""
+    images = made(shape, count=50)
+    axes = (2, 3) if shape[0] < shape[2] else (1, 2)
+    for axis in axes:
+        assert np.abs(np.diff(images, axis=axis)).mean() < 0.7 * images.std()
+
+
+def test_a_preprocessing_gives_mean_and_deviation() -> None:
+    for text, shape in (("imagenet", (3, 64, 64)), ("caffe,layout=nhwc", (64, 64, 3)), ("raw", (3, 64, 64))):
+        images = made(shape, preprocess=text)
+        channel = 1 if shape[0] == 3 else 3
+        axes = tuple(axis for axis in range(4) if axis != channel)
+        mean, std = {
+            "imagenet": ((0.45 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225], 0.25 / 0.225),
+            "caffe,layout=nhwc": (114.75 - np.array([103.939, 116.779, 123.68]), 63.75),
+            "raw": (np.full(3, 114.75), 63.75),
+        }[text]
+        assert np.allclose(images.mean(axis=axes), mean, atol=0.15 * std)
+        assert np.allclose(images.std(axis=axes), std, rtol=0.2)
+    pixels = made((32, 32, 3), np.uint8, "raw,layout=nhwc")
+    assert pixels.dtype == np.uint8
+    assert 60 < pixels.std() < 70
+
+
+def test_other_inputs_are_plain() -> None:
+    assert set(np.unique(made((7,), np.int64))) == {0, 1}
+    assert set(np.unique(made((3, 32, 32), np.uint8))) == {0, 1}
+    assert made((5,), np.bool_).dtype == np.bool_
+    tokens = made((20, 16))
+    assert abs(np.corrcoef(tokens[:, :-1].ravel(), tokens[:, 1:].ravel())[0, 1]) < 0.05
+    assert made((3, 2, 2)).shape == (200, 3, 2, 2)
