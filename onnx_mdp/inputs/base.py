@@ -126,6 +126,10 @@ class Inputs:
         return replace(self, rows=rows, labels=labels)
 
     def _read(self, rows: NDArray[np.int64]) -> dict[str, Array]:
-        return {
-            s.name: np.ascontiguousarray(self.columns[s.name][rows].astype(s.dtype, copy=False)) for s in self.specs
-        }
+        feed = {}
+        for spec in self.specs:
+            values = self.columns[spec.name][rows].astype(spec.dtype, copy=False)
+            if spec.dtype.kind == "f" and np.isnan(values).any():
+                raise InputError(f"--inputs {spec.name!r}: NaN in samples {rows.min()} to {rows.max()}; leave them out")
+            feed[spec.name] = np.ascontiguousarray(values)
+        return feed

@@ -128,8 +128,13 @@ def _reported(name: str) -> Iterator[None]:
         yield
     except MdpError:
         raise
-    except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-        theirs = [frame for frame in frames if not re.search("importlib|site-packages", frame.filename)]
-        place = f", at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
-        raise InputError(f"--inputs {name}: {type(error).__name__}: {error}{place}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"--inputs {name}: {type(error).__name__}: {error}{_place(error)}") from error
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line that is the user's own, or else that of a package."""
+    lines = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    outside = [line for line in lines if "importlib" not in line[0]]
+    own = [line for line in outside if "site-packages" not in line[0]] or outside
+    return f", at {own[-1][0]}:{own[-1][1]}" if own else ""

@@ -44,13 +44,13 @@ class Images:
 
     Attributes:
         column: their pixels, normalized.
-        files: every image of the folder, by name.
+        files: every image of the folder, by its sorted name below that.
         numbers: which of the files the column holds.
         notes: which could not be read.
     """
 
     column: Column
-    files: tuple[Path, ...]
+    files: tuple[str, ...]
     numbers: NDArray[np.int64]
     notes: tuple[str, ...]
 
@@ -69,11 +69,11 @@ def read_images(folder: Path, preprocess: Preprocess, samples: int, seed: int) -
     for number in np.random.default_rng(seed).permutation(len(files)):
         if len(numbers) == samples:
             break
-        pixels = _decoded(files[number], preprocess)
+        pixels = _decoded(folder / files[number], preprocess)
         if isinstance(pixels, str):
-            failed.append(f"{files[number].relative_to(folder)} ({pixels})")
+            failed.append(f"{files[number]} ({pixels})")
             continue
-        _check_size(files[number], pixels, spool.shape, preprocess)
+        _check_size(folder / files[number], pixels, spool.shape, preprocess)
         spool.append(pixels[None])
         numbers.append(int(number))
     column = Normalized(spool.column(), preprocess, np.dtype(np.float32))
@@ -82,8 +82,8 @@ def read_images(folder: Path, preprocess: Preprocess, samples: int, seed: int) -
     return Images(column, files, np.array(numbers), tuple(_notes(folder, failed)))
 
 
-def image_files(folder: Path) -> tuple[Path, ...]:
-    """Every file below a folder that has an image's suffix, sorted by name.
+def image_files(folder: Path) -> tuple[str, ...]:
+    """Names, below a folder, of all files with an image's suffix, sorted.
 
     Raises:
         InputError: Pillow is not installed, or there is none.
@@ -96,8 +96,12 @@ def image_files(folder: Path) -> tuple[Path, ...]:
         ) from error
     kinds = Image.registered_extensions()
     known = {suffix for suffix, kind in kinds.items() if kind in Image.OPEN}
-    found = [Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names]
-    files = sorted((f for f in found if f.suffix.lower() in known and not f.name.startswith(".")), key=Path.as_posix)
+    files = sorted(
+        Path(top, name).relative_to(folder).as_posix()
+        for top, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in known and not name.startswith(".")
+    )
     if not files:
         raise InputError(
             f"--inputs {folder}: no image in this folder or one below it; give one that holds .jpg or .png"

@@ -38,17 +38,15 @@ def checked_labels(found: Column, place: str) -> Array:
     return found[np.arange(found.shape[0])].astype(np.int64)
 
 
-def folder_labels(folder: Path, files: Sequence[Path]) -> Array:
-    """For each file, which of the sorted folders directly below `folder` it lies in.
+def folder_labels(files: Sequence[str]) -> Array:
+    """For each file name, which of the sorted outermost folders in these names it lies in.
 
     Raises:
-        InputError: a file lies in `folder` itself.
+        InputError: a file lies in none.
     """
-    names = [file.relative_to(folder).parts[0] for file in files]
-    if loose := [file for file in files if file.parent == folder]:
+    if loose := [file for file in files if "/" not in file]:
         raise InputError(f"--labels {FOLDERS}: {loose[0]} lies in no folder of a class; give --labels FILE")
-    classes = {name: number for number, name in enumerate(sorted(set(names)))}
-    return np.array([classes[name] for name in names])
+    return np.unique([file.partition("/")[0] for file in files], return_inverse=True)[1]
 
 
 def _loaded(path: Path) -> Column:

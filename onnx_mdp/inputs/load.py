@@ -15,7 +15,7 @@ from onnx_mdp.inputs.base import Array, Column, Inputs, InputSpec
 from onnx_mdp.inputs.function import Function, is_reference, read_function
 from onnx_mdp.inputs.images import read_images
 from onnx_mdp.inputs.labels import FOLDERS, LabelsLike, checked_labels, folder_labels, read_labels
-from onnx_mdp.inputs.preprocess import PRESETS, parse_preprocess
+from onnx_mdp.inputs.preprocess import PRESETS, Preprocess, parse_preprocess
 from onnx_mdp.inputs.synthetic import WARNING, synthetic
 
 InputsLike = str | Path | Mapping[str, Array] | Array | Function
@@ -111,24 +111,30 @@ def _read(source: InputsLike, specs: tuple[InputSpec, ...], reading: Reading) ->
 def _synthetic(specs: tuple[InputSpec, ...], reading: Reading) -> _Found:
     if reading.labels is not None:
         raise OptionError("--labels: synthetic inputs have none; give real --inputs, or drop it")
-    preprocess = parse_preprocess(reading.preprocess) if reading.preprocess is not None else None
+    preprocess = _preprocess(reading.preprocess, specs) if reading.preprocess is not None else None
     rows = np.arange(reading.limit)
     columns = synthetic(specs, reading.limit, reading.seed, preprocess)
     return _Found(columns, rows, rows, reading.limit, notes=(WARNING,))
 
 
+def _preprocess(text: str, specs: tuple[InputSpec, ...]) -> Preprocess:
+    preprocess = parse_preprocess(text)
+    for spec in specs:
+        if len(spec.sample) == 3 and spec.dtype.kind in "iu" and not preprocess.is_raw:
+            raise OptionError(f"--preprocess {text}: the model takes {spec.dtype}: use raw")
+    return preprocess
+
+
 def _from_folder(folder: Path, specs: tuple[InputSpec, ...], reading: Reading) -> _Found:
     if reading.preprocess is None:
         raise OptionError(f"--inputs {folder}: a folder of images needs --preprocess: {', '.join(PRESETS)}, or fields")
-    preprocess = parse_preprocess(reading.preprocess)
+    preprocess = _preprocess(reading.preprocess, specs)
     if len(specs) > 1:
         raise InputError(
             f"--inputs {folder}: images are one input, the model has {[s.name for s in specs]}; give a .npz"
         )
-    if specs[0].dtype.kind != "f" and not preprocess.is_raw:
-        raise OptionError(f"--preprocess {reading.preprocess}: the model takes {specs[0].dtype}: use raw")
     images = read_images(folder, preprocess, reading.limit, reading.seed)
-    own = folder_labels(folder, images.files) if reading.by_folder else None
+    own = folder_labels(images.files) if reading.by_folder else None
     rows = np.arange(len(images.numbers))
     return _Found({specs[0].name: images.column}, rows, images.numbers, len(images.files), own, images.notes)
 

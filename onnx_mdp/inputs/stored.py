@@ -28,8 +28,27 @@ class Unnamed:
     """A temporary file without a name, closed and thereby removed with the last reference to this."""
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"--inputs need a temporary file: {error}; set TMPDIR to a folder with room") from error
         weakref.finalize(self, self.file.close)
+
+    def write(self, data: bytes) -> None:
+        """Append.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        try:
+            self.file.write(data)
+            self.file.flush()
+        except OSError as error:
+            place = f"{self.file.tell()} bytes of them are in {tempfile.gettempdir()}"
+            raise InputError(
+                f"--inputs cannot be kept: {error.strerror}, {place}; take fewer --samples, or set TMPDIR to a folder "
+                "with more room"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +64,10 @@ class Stored:
     def __getitem__(self, rows: NDArray[np.int64]) -> Array:
         """Copies of these rows."""
         file = self.home.file if isinstance(self.home, Unnamed) else self.home
-        values: Array = np.memmap(file, self.dtype, "r", self.offset, self.shape, self.order)
+        try:
+            values: Array = np.memmap(file, self.dtype, "r", self.offset, self.shape, self.order)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--inputs {self.home}: was changed while in use: {error}; leave it as it is") from error
         return np.array(values[rows])
 
 
@@ -68,7 +90,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, file: I
         return _array_at(file, path, info.header_offset + _LOCAL_HEADER + int(lengths.sum()))
     unpacked = Unnamed()
     with archive.open(info) as packed:
-        shutil.copyfileobj(packed, unpacked.file)
+        shutil.copyfileobj(packed, unpacked)
     return _array_at(unpacked.file, unpacked, 0)
 
 
@@ -104,14 +126,7 @@ class Spool:
             sizes = ["x".join(map(str, shape)) for shape in (samples.shape[1:], self.shape or ())]
             raise InputError(f"--inputs: sample {self.count} is {sizes[0]}, those before it {sizes[1]}; make all equal")
         self.shape = samples.shape[1:]
-        try:
-            self.home.file.write(samples.astype(self.dtype, copy=False).tobytes())
-            self.home.file.flush()
-        except OSError as error:
-            raise InputError(
-                f"sample {self.count} cannot be written to {tempfile.gettempdir()}: {error.strerror}; ask for fewer "
-                "--samples, or set TMPDIR to a folder with more room"
-            ) from error
+        self.home.write(samples.astype(self.dtype, copy=False).tobytes())
         self.count += len(samples)
 
     def column(self) -> Column:

@@ -29,16 +29,24 @@ def synthetic(specs: tuple[InputSpec, ...], count: int, seed: int, preprocess: P
     Raises:
         InputError: an input has an open size.
     """
-    return {s.name: Synthetic(s, (count, *_sample(s)), (seed, i), preprocess) for i, s in enumerate(specs)}
+    return {s.name: Synthetic(s, (count, *_sample(s, preprocess)), (seed, i), preprocess) for i, s in enumerate(specs)}
 
 
-def _sample(spec: InputSpec) -> tuple[int, ...]:
+def _sample(spec: InputSpec, preprocess: Preprocess | None) -> tuple[int, ...]:
     sizes = tuple(size for size in spec.sample if size is not None)
     if len(sizes) < len(spec.sample):
         example = spec.shown().replace("N", "1", 1).replace("?", "224")
         raise InputError(
             f"--inputs synthetic: input {spec.name!r} is {spec.shown()}; give its size: --shape {spec.name}:{example}"
         )
+    if preprocess and len(sizes) == 3:
+        height, width = sizes[1:] if preprocess.layout == "nchw" else sizes[:2]
+        if sizes != (made := preprocess.sample_shape(height, width)):
+            shown = "x".join(map(str, made))
+            raise InputError(
+                f"--inputs synthetic: input {spec.name!r} is {spec.shown()}, --preprocess makes Nx{shown}: change its "
+                "layout or channels"
+            )
     return sizes
 
 

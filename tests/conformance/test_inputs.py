@@ -214,6 +214,7 @@ def test_float64_is_converted() -> None:
         ("given:doubtful", "sample 0: (yields|has) y; the (model's )?inputs are x"),
         ("syntax:f", r"SyntaxError: .*syntax\.py, line 1"),
         ("needs:f", "No module named 'absent_too'.*, at .*needs.py:2"),
+        ("leaves:f", r"SystemExit: 3, at .*leaves\.py:2"),
         (lambda: 5, "TypeError: 'int' object is not iterable"),
         (lambda: [images[0].astype(np.uint8)], "is uint8, the model takes float32: convert it"),
         (lambda: [{"x": images}, {"x": images[:0]}], "above 0"),
@@ -228,6 +229,7 @@ def test_what_does_not_fit_is_named(here: Path, source: InputsLike, message: str
     (here / "broken").mkdir()
     (here / "broken" / "a.png").write_text("no image")
     (here / "syntax.py").write_text("def f(:")
+    (here / "leaves.py").write_text("import sys\nsys.exit(3)\n")
     (here / "needs.py").write_text("def f():\n    import absent_too\n")
     reading = Reading("raw") if source in ("empty", "broken") else None
     with pytest.raises(InputError, match=message):
@@ -271,6 +273,41 @@ def test_a_function_is_called_once_and_no_further_than_needed() -> None:
     inputs = load_inputs(endless, (IMAGE,), Reading(samples=5, labels=np.arange(7)))
     assert np.array_equal(samples(inputs), samples(inputs))
     assert len(calls) == inputs.count == 5
+
+
+def test_no_nan_gets_through() -> None:
+    with pytest.raises(InputError, match="'x': NaN in samples 4 to 7; leave them out"):
+        samples(load_inputs(np.where(images == images[5, 0, 0, 0], np.float32(np.nan), images), (IMAGE,)))
+
+
+def test_a_file_that_changes_is_an_error(here: Path) -> None:
+    inputs = load_inputs("x.npy", (IMAGE,))
+    (here / "x.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"x\.npy: was changed while in use"):
+        inputs.first()
+
+
+def test_a_full_disk_names_the_remedy(here: Path) -> None:
+    pytest.importorskip("resource")
+    code = """
+import resource, sys
+import numpy as np
+from onnx_mdp.inputs.base import InputSpec
+from onnx_mdp.inputs.load import load_inputs
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+source = (lambda: np.load("x.npy")) if sys.argv[1] == "function" else sys.argv[1]
+load_inputs(source, (InputSpec("x", np.dtype(np.float32), (3, 8, 8), None),))
+"""
+    for source in ("packed.npz", "function"):
+        done = subprocess.run([sys.executable, "-c", code, source], capture_output=True, text=True)
+        assert "InputError: --inputs cannot be kept: File too large" in done.stderr
+        assert "set TMPDIR to a folder with more room" in done.stderr
+
+
+def test_no_place_for_temporary_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(here / "absent"))
+    with pytest.raises(InputError, match="need a temporary file: .*; set TMPDIR"):
+        load_inputs("given:singles", (IMAGE,))
 
 
 def test_the_path_is_left_as_it_was(here: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_mdp.errors import InputError, OptionError
 from onnx_mdp.inputs.base import InputSpec
 from onnx_mdp.inputs.load import Reading, load_inputs
 
@@ -54,6 +55,13 @@ def test_a_preprocessing_gives_mean_and_deviation() -> None:
     pixels = made((32, 32, 3), np.uint8, "raw,layout=nhwc")
     assert pixels.dtype == np.uint8
     assert 60 < pixels.std() < 70
+
+
+def test_a_preprocessing_must_fit() -> None:
+    with pytest.raises(InputError, match="is Nx64x64x3, --preprocess makes Nx3x64x3: change its layout"):
+        made((64, 64, 3), preprocess="imagenet")
+    with pytest.raises(OptionError, match="the model takes uint8: use raw"):
+        made((3, 64, 64), np.uint8, "imagenet")
 
 
 def test_other_inputs_are_plain() -> None:
