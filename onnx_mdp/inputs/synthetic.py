@@ -1,35 +1,38 @@
-"""Synthetic inputs, for who has none: images of noise with the spectrum of photographs, otherwise plain noise."""
+"""Synthetic inputs, for who has none: images with edges and a spectrum like photographs, otherwise plain noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_mdp.errors import InputError
 from onnx_mdp.graph.check import random_values
 from onnx_mdp.inputs.base import Array, Column, InputSpec
 from onnx_mdp.inputs.preprocess import Preprocess
+from onnx_mdp.inputs.stored import Spool
 
 WARNING = (
     "--inputs synthetic: noise stands in for data, so what is measured on it says little about real inputs; "
     "a few hundred real ones, unlabelled, are worth far more"
 )
 _SMALLEST = 4  # height or width of what passes for an image
-_SHARED = 0.8  # part of the variance that colors share, and
-_BRIGHTNESS = 0.2  # part that is one value all over the image: about what photographs have
+_SHARED = 0.6  # part of the variance that the channels of a leaf share
+_TEXTURE = 0.05  # part of the variance that is texture
+_PIXELS_PER_LEAF = 64
 _PHOTO = 255 * np.array([0.45, 0.25])  # mean and standard deviation of pixels of photographs
 
 
 def synthetic(specs: tuple[InputSpec, ...], count: int, seed: int, preprocess: Preprocess | None) -> dict[str, Column]:
-    """Columns of synthetic samples, made when they are read.
+    """Columns of synthetic samples, the same for the same seed.
+
+    Images have mean 0 and variance 1; or, with a preprocessing, the mean and variance that it makes of photographs.
 
     Raises:
         InputError: an input has an open size.
     """
-    return {s.name: Synthetic(s, (count, *_sample(s, preprocess)), (seed, i), preprocess) for i, s in enumerate(specs)}
+    shapes = [_sample(spec, preprocess) for spec in specs]
+    return {s.name: _column(s, shapes[i], count, (seed, i), preprocess) for i, s in enumerate(specs)}
 
 
 def _sample(spec: InputSpec, preprocess: Preprocess | None) -> tuple[int, ...]:
@@ -50,49 +53,67 @@ def _sample(spec: InputSpec, preprocess: Preprocess | None) -> tuple[int, ...]:
     return sizes
 
 
-@dataclass(frozen=True, eq=False)
-class Synthetic:
-    """Samples each made from the seed and its own number.
+def _column(
+    spec: InputSpec, shape: tuple[int, ...], count: int, seed: tuple[int, int], preprocess: Preprocess | None
+) -> Column:
+    spool = Spool(spec.dtype)
+    for number in range(count):
+        spool.append(_made(np.random.default_rng((*seed, number)), spec.dtype, shape, preprocess)[None])
+    return spool.column()
 
-    Images have an amplitude of 1/f, mean 0 and variance 1; or, with a preprocessing, the mean and variance that it
-    makes of photographs.
-    """
 
-    spec: InputSpec
-    shape: tuple[int, ...]
-    seed: tuple[int, ...]
-    preprocess: Preprocess | None
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Element type."""
-        return self.spec.dtype
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> Array:
-        """These samples."""
-        return np.stack([self._sample(np.random.default_rng((*self.seed, int(row)))) for row in rows])
-
-    def _sample(self, rng: np.random.Generator) -> Array:
-        shape = self.shape[1:]
-        if len(shape) != 3 or (self.dtype.kind != "f" and self.preprocess is None):
-            return random_values(rng, self.dtype, shape)
-        first = self.preprocess.layout == "nchw" if self.preprocess else shape[0] <= shape[2]
-        depth, height, width = shape if first else (shape[2], *shape[:2])
-        if min(height, width) < _SMALLEST:
-            return random_values(rng, self.dtype, shape)
-        image = np.moveaxis(_image(rng, depth, height, width), 0, -1)
-        if self.preprocess is None:
-            return np.moveaxis(image, -1, 0) if first else image
-        return self.preprocess.normalized(np.rint(np.clip(_PHOTO[0] + _PHOTO[1] * image, 0, 255)))
+def _made(
+    rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...], preprocess: Preprocess | None
+) -> Array:
+    """One sample: an image if it has the shape of one and may hold one."""
+    if len(shape) != 3 or (dtype.kind != "f" and preprocess is None):
+        return random_values(rng, dtype, shape)
+    first = preprocess.layout == "nchw" if preprocess else shape[0] <= shape[2]
+    depth, height, width = shape if first else (shape[2], *shape[:2])
+    if min(height, width) < _SMALLEST:
+        return random_values(rng, dtype, shape)
+    image = np.moveaxis(_image(rng, depth, height, width), 0, -1)
+    if preprocess is not None:
+        return preprocess.normalized(np.rint(np.clip(_PHOTO[0] + _PHOTO[1] * image, 0, 255)))
+    return np.moveaxis(image, -1, 0) if first else image
 
 
 def _image(rng: np.random.Generator, depth: int, height: int, width: int) -> Array:
-    """Noise of amplitude 1/f whose channels go along with each other; shape (depth, height, width)."""
+    """Dead leaves and a texture of amplitude 1/f; shape (depth, height, width), mean 0 and variance 1 over many."""
+    leaves, texture = (make(rng, depth, height, width) for make in (_leaves, _texture))
+    image: Array = np.sqrt(1 - _TEXTURE) * leaves + np.sqrt(_TEXTURE) * texture
+    return image
+
+
+def _leaves(rng: np.random.Generator, depth: int, height: int, width: int) -> Array:
+    """Disks and rectangles that hide each other, radii distributed as r^-3: edges and flat parts as photographs have.
+
+    Lee, Mumford and Huang, Occlusion Models for Natural Images, IJCV 2001.
+    """
+    count = height * width // _PIXELS_PER_LEAF + 60
+    largest = max(height, width) / 2
+    radius = (1 - (1 - largest**-2.0) * rng.random(count)) ** -0.5
+    aspect = np.exp(0.4 * rng.standard_normal(count))
+    radii = np.stack([radius * aspect, radius / aspect], axis=1)
+    centers = rng.random((count, 2)) * (height, width)
+    shared, own = rng.standard_normal((count, 1)), rng.standard_normal((count, depth))
+    colors = np.sqrt(_SHARED) * shared + np.sqrt(1 - _SHARED) * own
+    image = np.tile(colors[0], (height, width, 1))
+    for center, reach, color, round_ in zip(centers, radii, colors, rng.random(count) < 0.5, strict=True):
+        (top, left), (bottom, right) = np.maximum(center - reach, 0).astype(int), (center + reach + 2).astype(int)
+        part = image[top:bottom, left:right]
+        y, x = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+        inside = ((y - center[0]) / reach[0]) ** 2 + ((x - center[1]) / reach[1]) ** 2 <= 1
+        part[inside if round_ else ...] = color
+    leaves: Array = np.moveaxis(image, -1, 0)
+    return leaves
+
+
+def _texture(rng: np.random.Generator, depth: int, height: int, width: int) -> Array:
+    """Noise of amplitude 1/f, mean 0 and variance 1 in each channel."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.standard_normal((depth + 1, height, width))) / frequency
+    spectrum = np.fft.rfft2(rng.standard_normal((depth, height, width))) / frequency
     fields = np.fft.irfft2(spectrum, (height, width))
-    fields /= fields.std(axis=(1, 2), keepdims=True)
-    mixed = np.sqrt(_SHARED) * fields[:1] + np.sqrt(1 - _SHARED) * fields[1:]
-    image: Array = np.sqrt(1 - _BRIGHTNESS) * mixed + np.sqrt(_BRIGHTNESS) * rng.standard_normal()
-    return image
+    found: Array = fields / fields.std(axis=(1, 2), keepdims=True)
+    return found
