@@ -18,7 +18,6 @@ WARNING = (
 )
 _SMALLEST = 4  # height or width of what passes for an image
 _SHARED = 0.6  # part of the variance that the channels of a leaf share
-_TEXTURE = 0.05  # part of the variance that is texture
 _PIXELS_PER_LEAF = 64
 _PHOTO = 255 * np.array([0.45, 0.25])  # mean and standard deviation of pixels of photographs
 
@@ -72,23 +71,17 @@ def _made(
     depth, height, width = shape if first else (shape[2], *shape[:2])
     if min(height, width) < _SMALLEST:
         return random_values(rng, dtype, shape)
-    image = np.moveaxis(_image(rng, depth, height, width), 0, -1)
+    image = _image(rng, depth, height, width)
     if preprocess is not None:
         return preprocess.normalized(np.rint(np.clip(_PHOTO[0] + _PHOTO[1] * image, 0, 255)))
     return np.moveaxis(image, -1, 0) if first else image
 
 
 def _image(rng: np.random.Generator, depth: int, height: int, width: int) -> Array:
-    """Dead leaves and a texture of amplitude 1/f; shape (depth, height, width), mean 0 and variance 1 over many."""
-    leaves, texture = (make(rng, depth, height, width) for make in (_leaves, _texture))
-    image: Array = np.sqrt(1 - _TEXTURE) * leaves + np.sqrt(_TEXTURE) * texture
-    return image
+    """Dead leaves: disks and rectangles that hide each other, radii distributed as r^-3; channels last.
 
-
-def _leaves(rng: np.random.Generator, depth: int, height: int, width: int) -> Array:
-    """Disks and rectangles that hide each other, radii distributed as r^-3: edges and flat parts as photographs have.
-
-    Lee, Mumford and Huang, Occlusion Models for Natural Images, IJCV 2001.
+    They have the edges, flat parts and spectrum of photographs (Lee, Mumford and Huang, Occlusion Models for Natural
+    Images, IJCV 2001). Over many, mean 0 and variance 1.
     """
     count = height * width // _PIXELS_PER_LEAF + 60
     largest = max(height, width) / 2
@@ -98,22 +91,11 @@ def _leaves(rng: np.random.Generator, depth: int, height: int, width: int) -> Ar
     centers = rng.random((count, 2)) * (height, width)
     shared, own = rng.standard_normal((count, 1)), rng.standard_normal((count, depth))
     colors = np.sqrt(_SHARED) * shared + np.sqrt(1 - _SHARED) * own
-    image = np.tile(colors[0], (height, width, 1))
+    image: Array = np.tile(colors[0], (height, width, 1))
     for center, reach, color, round_ in zip(centers, radii, colors, rng.random(count) < 0.5, strict=True):
         (top, left), (bottom, right) = np.maximum(center - reach, 0).astype(int), (center + reach + 2).astype(int)
         part = image[top:bottom, left:right]
         y, x = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
         inside = ((y - center[0]) / reach[0]) ** 2 + ((x - center[1]) / reach[1]) ** 2 <= 1
         part[inside if round_ else ...] = color
-    leaves: Array = np.moveaxis(image, -1, 0)
-    return leaves
-
-
-def _texture(rng: np.random.Generator, depth: int, height: int, width: int) -> Array:
-    """Noise of amplitude 1/f, mean 0 and variance 1 in each channel."""
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.standard_normal((depth, height, width))) / frequency
-    fields = np.fft.irfft2(spectrum, (height, width))
-    found: Array = fields / fields.std(axis=(1, 2), keepdims=True)
-    return found
+    return image
