@@ -13,8 +13,8 @@ from onnx_mdp.inputs.preprocess import Preprocess
 from onnx_mdp.inputs.stored import Spool
 
 WARNING = (
-    "--inputs synthetic: noise stands in for data, so what is measured on it says little about real inputs; "
-    "a few hundred real ones, unlabelled, are worth far more"
+    "--inputs synthetic: made-up inputs stand in for data, so what is measured on them says little about real ones; "
+    "they help a little to choose what to cut; a few hundred real inputs, unlabelled, are worth far more"
 )
 _SMALLEST = 4  # height or width of what passes for an image
 _SHARED = 0.6  # part of the variance that the channels of a leaf share

@@ -17,7 +17,7 @@ def made(
 ) -> np.ndarray:
     spec = InputSpec("x", np.dtype(dtype), shape, None)
     inputs = load_inputs("synthetic", (spec,), Reading(preprocess, samples=count))
-    assert "noise stands in for data" in inputs.notes[0]
+    assert "made-up inputs stand in for data" in inputs.notes[0]
     return inputs.first(count)["x"]
 
 

@@ -70,7 +70,7 @@ def test_warnings_reach_the_report(here: Path) -> None:
     result = prune("m.onnx", ratio="50%", force=True, inputs="images", preprocess="unit")
     assert any("1 cannot be read and are left out: broken.png (is no image)" in text for text in result.report.warnings)
     result = prune("m.onnx", ratio="50%", force=True, inputs="synthetic", samples=8)
-    assert any("noise stands in for data" in text for text in result.report.warnings)
+    assert any("made-up inputs stand in for data" in text for text in result.report.warnings)
 
 
 def test_inputs_settle_open_sizes(here: Path) -> None:
@@ -103,7 +103,7 @@ def test_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         status, err = run(capsys, *arguments)
         assert status == 0, err
-        assert ("noise stands in" in err) == ("synthetic" in arguments)
+        assert ("made-up inputs stand in" in err) == ("synthetic" in arguments)
     status, err = run(capsys, "--inputs", "images")
     assert status == 1
     assert err.startswith("error: --inputs images: a folder of images needs --preprocess: imagenet, ")
