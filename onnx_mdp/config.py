@@ -34,7 +34,15 @@ class PruneOptions:
         max_removed: Remove at most this many blocks.
         tie: Keep equally many units of all groups whose name matches this shell pattern; repeatable.
         output: File to write; the command line's default is the model's name with `-pruned`.
-        inputs: Calibration inputs: `.npz` with one array per model input, or `.npy` for a single input.
+        inputs: Calibration inputs: `.npz` with one array per model input, `.npy` for a single input, a folder of images
+            (with --preprocess), `module:function` that yields feeds, or `synthetic` where there is nothing else.
+        preprocess: What is done to images: a preset (`imagenet`, `inception`, `vit`, `clip`, `caffe`, `cifar`, `mnist`,
+            `unit`, `raw`), fields, or both, as in `imagenet,size=192,layout=nhwc`. Fields: `resize=256` or `256x192`,
+            `size=224` (center crop), `filter=bicubic`, `range=255`, `mean=0.485/0.456/0.406`, `std=...`,
+            `channels=bgr`, `layout=nhwc`.
+        labels: Labels of the inputs, one integer each: `.npy`, `.npz` or text; or `folders` for images in one folder
+            per class.
+        samples: Take at most this many inputs, chosen by --seed; by default all of arrays, and 256 of anything else.
         threads: Threads the model will run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
@@ -71,7 +79,10 @@ class PruneOptions:
     max_removed: int | None = None
     tie: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     output: Annotated[Path | None, Parameter(alias="-o")] = None
-    inputs: Path | None = None
+    inputs: str | None = None
+    preprocess: str | None = None
+    labels: str | None = None
+    samples: int | None = None
     threads: int = 1
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
@@ -95,7 +106,10 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         _convert(
-            self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock", "tie", "runtime_option")
+            self,
+            paths=("output", "lut", "report", "plan"),
+            lists=("shape", "lock", "tie", "runtime_option"),
+            texts=("inputs", "labels"),
         )
 
 
@@ -105,7 +119,9 @@ class ProfileOptions:
     """How to find where the time goes.
 
     Attributes:
-        inputs: Inputs to run on, `.npz` or `.npy`; the first is taken. By default seeded noise.
+        inputs: Inputs to run on, as `prune` takes them; only the first is used. By default seeded noise.
+        preprocess: What is done to images, as in `imagenet,size=192`; see `prune`.
+        samples: Read at most this many inputs; by default all of arrays, and 256 of anything else.
         threads: Threads the model will run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
@@ -125,7 +141,9 @@ class ProfileOptions:
         quiet: Show no progress.
     """
 
-    inputs: Path | None = None
+    inputs: str | None = None
+    preprocess: str | None = None
+    samples: int | None = None
     threads: int = 1
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
@@ -144,7 +162,7 @@ class ProfileOptions:
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, paths=("inputs", "lut"), lists=("shape", "lock", "runtime_option"))
+        _convert(self, paths=("lut",), lists=("shape", "lock", "runtime_option"), texts=("inputs",))
 
 
 @Parameter(name="*")
@@ -255,11 +273,16 @@ class ApplyOptions:
         _convert(self, paths=("output",), lists=("shape", "runtime_option"))
 
 
-def _convert(options: object, paths: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> None:
-    """Let Python callers write paths as text, and one pattern without a list around it."""
+def _convert(
+    options: object, paths: tuple[str, ...] = (), lists: tuple[str, ...] = (), texts: tuple[str, ...] = ()
+) -> None:
+    """Let Python callers write paths as text and texts as paths, and one pattern without a list around it."""
     for name in paths:
         value = getattr(options, name)
         object.__setattr__(options, name, Path(value) if isinstance(value, str) else value)
+    for name in texts:
+        value = getattr(options, name)
+        object.__setattr__(options, name, str(value) if isinstance(value, Path) else value)
     for name in lists:
         value = getattr(options, name)
         object.__setattr__(options, name, (value,) if isinstance(value, str) else tuple(value))

@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "graph": set(),
     "runtime": {"graph"},
     "engine": {"graph", "runtime"},
-    "inputs": set(),
+    "inputs": {"graph"},
     "rules": {"graph", "axes"},
     "groups": {"rules", "graph", "axes"},
     "rewrite": {"groups", "graph", "axes"},
@@ -55,6 +55,7 @@ HOMES = {
     "pyscipopt": "solve/solvers/scip.py",
     "sqlite3": "latency/lut.py",
     "distributed": "engine/dask.py",
+    "PIL": "inputs/images.py",
 }
 
 
@@ -164,7 +165,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-LATE = {"onnxruntime", "openvino", "tensorrt", "polygraphy", "distributed"}
+LATE = {"onnxruntime", "openvino", "tensorrt", "polygraphy", "distributed", "PIL"}
 
 
 def test_importing_the_package_is_light() -> None:

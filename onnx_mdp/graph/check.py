@@ -86,7 +86,12 @@ def random_feeds(model: onnx.ModelProto, shapes: Mapping[str, Shape], seed: int)
     feeds = {}
     for name, shape in shapes.items():
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(types[name]))
-        integral = dtype.kind in "iub"
-        values = rng.integers(0, 2, shape) if integral else rng.standard_normal(shape)
-        feeds[name] = values.astype(dtype)
+        feeds[name] = random_values(rng, dtype, shape)
     return feeds
+
+
+def random_values(rng: np.random.Generator, dtype: np.dtype[Any], shape: Shape) -> np.ndarray[Any, Any]:
+    """Normal floats, or integers 0 and 1 (valid as token ids and as masks)."""
+    integral = dtype.kind in "iub"
+    values = rng.integers(0, 2, shape) if integral else rng.standard_normal(shape)
+    return values.astype(dtype)

@@ -24,7 +24,7 @@ from onnx_mdp.groups.cut import masked_weights
 from onnx_mdp.groups.find import Analysis, Group
 from onnx_mdp.importance.base import Curve, Scores, Vector
 from onnx_mdp.importance.replay import Replay, Trial
-from onnx_mdp.inputs.arrays import Array, Inputs
+from onnx_mdp.inputs.base import Array, Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.runtime.base import Runtime
 

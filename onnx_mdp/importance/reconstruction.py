@@ -23,7 +23,7 @@ from onnx_mdp.importance.activation import ActivationScorer
 from onnx_mdp.importance.base import Curve, Scores, Vector, contractions_by_factor, total_shares
 from onnx_mdp.importance.elimination import Layer, eliminate
 from onnx_mdp.importance.statistics import Moments
-from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.collect import collect, gram_bytes
 from onnx_mdp.statistics.gram import Gram

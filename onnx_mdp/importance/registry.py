@@ -11,7 +11,7 @@ from onnx_mdp.importance.base import Scorer
 from onnx_mdp.importance.magnitude import MagnitudeScorer
 from onnx_mdp.importance.reconstruction import ReconstructionScorer
 from onnx_mdp.importance.statistics import collect_moments
-from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.runtime.base import Runtime
 
 _NAMES: dict[str, type[Scorer]] = {

@@ -19,7 +19,7 @@ from onnx_mdp.graph.external import loadable
 from onnx_mdp.graph.macs import node_macs
 from onnx_mdp.graph.network import Network
 from onnx_mdp.graph.span import Positions, span
-from onnx_mdp.inputs.arrays import Array, Inputs
+from onnx_mdp.inputs.base import Array, Inputs
 from onnx_mdp.runtime.base import Feeds, Runtime, Session
 
 Changes = Mapping[str, Array]

@@ -19,7 +19,7 @@ from onnx_mdp.graph.external import loadable
 from onnx_mdp.groups.blocks import Block
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.base import Vector
-from onnx_mdp.inputs.arrays import Array, Inputs
+from onnx_mdp.inputs.base import Array, Inputs
 from onnx_mdp.runtime.base import Runtime
 
 _CHUNK_BYTES = 48 << 20

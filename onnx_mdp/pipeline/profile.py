@@ -12,10 +12,10 @@ from onnx_mdp.axes.terms import Factor, leaves
 from onnx_mdp.config import ProfileOptions, parse_min_keep, parse_shapes, parse_share
 from onnx_mdp.engine.registry import open_engine
 from onnx_mdp.errors import OptionError
-from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.load import load
 from onnx_mdp.groups.blocks import gone_with
 from onnx_mdp.groups.find import Analysis, Group, analyze
+from onnx_mdp.inputs.load import InputsLike, Reading
 from onnx_mdp.latency.borrow import BorrowedMeter
 from onnx_mdp.latency.fill import InSitu, check_way, in_situ_text
 from onnx_mdp.latency.interpolate import Table
@@ -24,10 +24,10 @@ from onnx_mdp.latency.lut import LatencyTable, default_path, region_key
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.latency.tables import RegionTable
 from onnx_mdp.pipeline.listener import Listener
-from onnx_mdp.pipeline.stages import InputsLike, ModelLike, network_of
+from onnx_mdp.pipeline.stages import ModelLike, first_feeds, network_of
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
-from onnx_mdp.runtime.base import Feeds, RuntimeSpec
+from onnx_mdp.runtime.base import RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
 
 Widths = Mapping[Factor, int]
@@ -46,7 +46,8 @@ def profile(
     Args:
         model: an .onnx file, or a model in memory.
         options: the options; or give their fields as keywords.
-        inputs: inputs to run on: a file, a mapping from input names to arrays, or one array.
+        inputs: inputs to run on, if not among the options: a mapping from input names to arrays, one array, or a
+            function that yields feeds.
         listener: receives progress.
         fields: fields of `ProfileOptions`.
 
@@ -58,12 +59,13 @@ def profile(
     floor, precision = _checked(options)
     source, proto = load(model)
     listener.stage("analyze")
-    network, samples = network_of(proto, parse_shapes(options.shape), inputs if inputs is not None else options.inputs)
+    reading = Reading(options.preprocess, samples=options.samples, seed=options.seed)
+    given = inputs if inputs is not None else options.inputs
+    network, samples = network_of(proto, parse_shapes(options.shape), given, reading)
+    for text in samples.notes if samples else ():
+        listener.warn(text)
     analysis = analyze(network, options.lock)
-    if samples is None:
-        feeds: Feeds = random_feeds(network.model, network.inputs, options.seed)
-    else:
-        feeds = {name: samples.arrays[name][: shape[0]] for name, shape in network.inputs.items()}
+    feeds = first_feeds(network, samples, options.seed)
     listener.stage("profile")
     with _meter(options, precision, listener) as (meter, before):
         tables = tabulate(

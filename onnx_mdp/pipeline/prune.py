@@ -21,7 +21,6 @@ from onnx_mdp.config import (
 from onnx_mdp.engine.base import Engine
 from onnx_mdp.engine.registry import open_engine
 from onnx_mdp.errors import BudgetError, OptionError
-from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.save import check_writable, save_model, write_text
@@ -29,7 +28,9 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.base import Scores
 from onnx_mdp.importance.currency import calibrate, find_effort, split_inputs
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
-from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.inputs.base import Inputs
+from onnx_mdp.inputs.labels import LabelsLike
+from onnx_mdp.inputs.load import InputsLike, Reading
 from onnx_mdp.latency.borrow import BorrowedMeter
 from onnx_mdp.latency.fill import check_way
 from onnx_mdp.latency.levels import Floor
@@ -41,7 +42,7 @@ from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.reporting import Outcome, Search, make_report
-from onnx_mdp.pipeline.stages import Clock, InputsLike, ModelLike, analyze_or_refuse, check_output, network_of
+from onnx_mdp.pipeline.stages import Clock, ModelLike, analyze_or_refuse, check_output, first_feeds, network_of
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
@@ -70,6 +71,7 @@ def prune(
     options: PruneOptions | None = None,
     *,
     inputs: InputsLike | None = None,
+    labels: LabelsLike | None = None,
     listener: Listener | None = None,
     **fields: Any,
 ) -> PruneResult:
@@ -78,7 +80,9 @@ def prune(
     Args:
         model: an .onnx file, or a model in memory.
         options: the options; or give their fields as keywords.
-        inputs: calibration inputs: a file, a mapping from input names to arrays, or one array.
+        inputs: calibration inputs, if not among the options: a mapping from input names to arrays, one array, or a
+            function that yields feeds.
+        labels: labels of the inputs, if not among the options: integers.
         listener: receives progress.
         fields: fields of `PruneOptions`.
 
@@ -86,7 +90,7 @@ def prune(
         MdpError: anything the user can act on; see `onnx_mdp.errors`.
     """
     options = replace(options or PruneOptions(), **fields)
-    return _Prune(options, listener or Listener()).run(model, inputs if inputs is not None else options.inputs)
+    return _Prune(options, listener or Listener(), labels).run(model, inputs if inputs is not None else options.inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +108,10 @@ class _Case:
 
 
 class _Prune:
-    def __init__(self, options: PruneOptions, listener: Listener) -> None:
+    def __init__(self, options: PruneOptions, listener: Listener, labels: LabelsLike | None = None) -> None:
         self.options = options
+        labels = labels if labels is not None else options.labels
+        self.reading = Reading(options.preprocess, labels, options.samples, options.seed)
         self.listener = listener
         self.clock = Clock(listener)
         self.warnings: list[str] = []
@@ -152,7 +158,9 @@ class _Prune:
                 if path:
                     check_writable(path)
         with self.clock.stage("analyze"):
-            network, samples = network_of(proto, parse_shapes(options.shape), inputs)
+            network, samples = network_of(proto, parse_shapes(options.shape), inputs, self.reading)
+            for text in samples.notes if samples else ():
+                self._warn(text)
             analysis = analyze_or_refuse(network, options.lock, source.name)
             constraints = find_constraints(options, analysis, source)
         with self.clock.stage("score"):
@@ -165,10 +173,7 @@ class _Prune:
                 scores = calibrate(analysis, scores, held, prover(runtime), self.effort, mender, step)
             elif samples is not None and self.effort.levels:
                 self._warn(f"{samples.count} inputs are too few to measure damage with: give 3 batches or more")
-        if samples is None:
-            feeds = random_feeds(network.model, network.inputs, options.seed)
-        else:
-            feeds = {name: samples.arrays[name][: shape[0]] for name, shape in network.inputs.items()}
+        feeds = first_feeds(network, samples, options.seed)
         return _Case(model, source, analysis, samples, scores, runtime, feeds, constraints)
 
     def _uniform(self, case: _Case, ratio: float) -> Outcome:

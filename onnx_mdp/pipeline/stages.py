@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_mdp.errors import DynamicShapeError, NothingToPruneError, OutputError
+from onnx_mdp.errors import DynamicShapeError, NothingToPruneError, OptionError, OutputError
+from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.load import Source
 from onnx_mdp.graph.network import Network, read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.save import check_writable
 from onnx_mdp.graph.shapes import Shape, declared_inputs
 from onnx_mdp.groups.find import Analysis, analyze
-from onnx_mdp.inputs.arrays import Array, Inputs, InputSpec, load_inputs
+from onnx_mdp.inputs.base import Inputs, InputSpec
+from onnx_mdp.inputs.load import InputsLike, Reading, load_inputs
 from onnx_mdp.pipeline.listener import Listener
+from onnx_mdp.runtime.base import Feeds
 
 ModelLike = str | Path | onnx.ModelProto
-InputsLike = str | Path | Mapping[str, Array] | Array
 
 
 @dataclass
@@ -46,19 +48,33 @@ class Clock:
 
 
 def network_of(
-    model: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: InputsLike | None
+    model: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: InputsLike | None, reading: Reading | None = None
 ) -> tuple[Network, Inputs | None]:
     """The network at concrete shapes; calibration inputs settle dynamic sizes that --shape leaves open.
 
     The model is brought into normal form in place.
     """
     if inputs is None:
+        _check_unread(reading or Reading())
         return _network(model, shapes), None
     declared = declared_inputs(model.graph)
     specs = tuple(_spec(name, elem, dims, shapes.get(name)) for name, (elem, dims) in declared.items())
-    loaded = load_inputs(inputs, specs)
-    settled = {spec.name: (spec.batch or 1, *loaded.arrays[spec.name].shape[1:]) for spec in specs}
+    loaded = load_inputs(inputs, specs, reading)
+    settled = {s.name: (s.batch or 1, *loaded.sample_shapes[s.name]) for s in specs}
     return _network(model, {**settled, **shapes}), loaded
+
+
+def first_feeds(network: Network, inputs: Inputs | None, seed: int) -> Feeds:
+    """What one run takes: the first inputs, or seeded noise where there are none."""
+    if inputs is None:
+        return random_feeds(network.model, network.inputs, seed)
+    return {name: inputs.first(shape[0])[name] for name, shape in network.inputs.items()}
+
+
+def _check_unread(reading: Reading) -> None:
+    for option, value in (("preprocess", reading.preprocess), ("labels", reading.labels), ("samples", reading.samples)):
+        if value is not None:
+            raise OptionError(f"--{option} {value}: says how --inputs are read, and there are none; add --inputs")
 
 
 def _network(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Network:

@@ -16,7 +16,7 @@ from onnx_mdp.axes.terms import keep, leaves
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.groups.cut import masked_weights
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.recover.refit import Pair, Refitter
 from onnx_mdp.rewrite.plan import Plan, factors, plan_edits, removed_blocks
 from onnx_mdp.runtime.base import Runtime

@@ -23,7 +23,7 @@ from onnx_mdp.graph.part import sort_nodes
 from onnx_mdp.graph.unshare import unshare
 from onnx_mdp.graph.weights import put
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.statistics.gram import Gram
 from onnx_mdp.statistics.sites import WORK, Indices, Site, bias_of, carried_bias, choose_picks, find_sites, residual

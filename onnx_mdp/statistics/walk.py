@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_mdp.graph.external import loadable
 from onnx_mdp.graph.part import live, part
-from onnx_mdp.inputs.arrays import Inputs
+from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.runtime.base import Runtime
 
 Array = NDArray[Any]

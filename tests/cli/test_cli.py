@@ -10,8 +10,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from onnx_mdp import __version__
 from onnx_mdp.cli.main import main
@@ -32,6 +34,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "prune", "--help")
     assert status == 0
     options = ("latency", "ratio", "output", "inputs", "threads", "shape", "lock", "min-keep", "multiple", "importance")
+    options += ("preprocess", "labels", "samples")
     options += ("runtime", "runtime-option", "solver", "seed", "report", "plan", "lut", "quiet", "config", "force")
     assert all(f"--{option}" in out for option in options)
     assert "4ms" in out
@@ -272,6 +275,19 @@ def readme_problem() -> str:
     return (ROOT / "README.md").read_text().split("```json\n")[1].split("```")[0]
 
 
+def readme_function() -> str:
+    """The Python file that the README shows."""
+    return (ROOT / "README.md").read_text().split("`mydata.py` above is\n\n```python\n")[1].split("```")[0]
+
+
+def write_photos(folder: Path) -> None:
+    """A few photographs' worth of files."""
+    folder.mkdir()
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+
+
 def readme_commands() -> list[str]:
     """Commands in the README's console blocks that start with onnx-mdp."""
     lines = (ROOT / "README.md").read_text().splitlines()
@@ -291,6 +307,8 @@ def test_readme_commands_run(
     monkeypatch.setenv("XDG_CACHE_HOME", str(lut.parent))
     (tmp_path / "models").symlink_to(MODELS)
     (tmp_path / "problem.json").write_text(readme_problem())
+    (tmp_path / "mydata.py").write_text(readme_function())
+    write_photos(tmp_path / "photos")
     if not command.startswith("onnx-mdp prune"):
         first = ["prune", "models/digits_vit.onnx", "--ratio", "50%", "-o", "pruned.onnx", "--plan", "plan.json"]
         assert main([*first, "--quiet"]) == 0

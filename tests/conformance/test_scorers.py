@@ -15,7 +15,8 @@ from onnx_mdp.errors import OptionError
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.base import Scores
 from onnx_mdp.importance.registry import make_scorer, scorer_names
-from onnx_mdp.inputs.arrays import InputSpec, load_inputs
+from onnx_mdp.inputs.base import InputSpec
+from onnx_mdp.inputs.load import load_inputs
 from onnx_mdp.runtime.base import Runtime
 from tests.conftest import MODELS, analysis_of, build_model
 

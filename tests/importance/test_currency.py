@@ -17,7 +17,8 @@ from onnx_mdp.groups.find import Analysis, Group
 from onnx_mdp.importance.base import Curve, Scores
 from onnx_mdp.importance.currency import Effort, calibrate, find_effort, scaled, split_inputs
 from onnx_mdp.importance.registry import make_scorer
-from onnx_mdp.inputs.arrays import Inputs, InputSpec, load_inputs
+from onnx_mdp.inputs.base import Inputs, InputSpec
+from onnx_mdp.inputs.load import load_inputs
 from onnx_mdp.rewrite.plan import Plan, masked_original, plan_of_widths
 from onnx_mdp.runtime.base import Runtime
 from tests.conftest import MODELS, analysis_of, build_model
@@ -188,7 +189,7 @@ def test_held_out_inputs_are_not_the_scorers(count: int, batch: int | None, held
         assert held == 0
         return
     assert out.count == held
-    assert not set(fit.arrays["x"].ravel()) & set(out.arrays["x"].ravel())
+    assert not set(fit.first(fit.count)["x"].ravel()) & set(out.arrays["x"].ravel())
 
 
 @given(

@@ -13,7 +13,8 @@ from onnx_mdp.graph.span import Positions
 from onnx_mdp.groups.cut import masked_weights
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.replay import Outputs, Replay, Trial
-from onnx_mdp.inputs.arrays import Inputs, InputSpec, load_inputs
+from onnx_mdp.inputs.base import Inputs, InputSpec
+from onnx_mdp.inputs.load import load_inputs
 from onnx_mdp.rewrite.plan import Plan, masked_original
 from onnx_mdp.runtime.base import Runtime
 from tests.conftest import MODELS, analysis_of, build_model

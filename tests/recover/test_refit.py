@@ -13,7 +13,8 @@ from onnx.helper import make_node as node
 from onnx_mdp.graph.check import check
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.inputs.arrays import Inputs, InputSpec, load_inputs
+from onnx_mdp.inputs.base import Inputs, InputSpec
+from onnx_mdp.inputs.load import load_inputs
 from onnx_mdp.recover.mend import Mender
 from onnx_mdp.recover.refit import Refit, Refitter, touched_nodes
 from onnx_mdp.rewrite.plan import Plan, dense_plan, plan_edits
@@ -76,7 +77,9 @@ def redundant(op: str) -> onnx.ModelProto:
     conv = op == "Conv"
     nodes = [node(op, ["x", "w1"], ["a"]), node("Relu", ["a"], ["b"]), node(op, ["b", "w2"], ["y"])]
     shapes = ((8, 3, 3, 3), (4, 8, 1, 1)) if conv else ((6, 8), (8, 4))
-    model = build_model(nodes, {"x": ("N", 3, 6, 6) if conv else ("N", 6)}, ["y"], dict(zip(("w1", "w2"), shapes)))
+    model = build_model(
+        nodes, {"x": ("N", 3, 6, 6) if conv else ("N", 6)}, ["y"], dict(zip(("w1", "w2"), shapes, strict=True))
+    )
     first = model.graph.initializer[0]
     values = np.array(numpy_helper.to_array(first))
     moved = np.moveaxis(values, 0 if conv else 1, 0)

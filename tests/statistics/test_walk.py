@@ -12,7 +12,8 @@ from onnx_mdp.graph.expose import exposed
 from onnx_mdp.graph.network import Network
 from onnx_mdp.graph.part import live, part, sort_nodes
 from onnx_mdp.graph.weights import put
-from onnx_mdp.inputs.arrays import Inputs, InputSpec, load_inputs
+from onnx_mdp.inputs.base import Inputs, InputSpec
+from onnx_mdp.inputs.load import load_inputs
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.walk import Walk
 from tests.conftest import MODELS, analysis_of
