@@ -136,7 +136,7 @@ class _Region:
     def grow(self) -> None:
         """Take in node after node, from the last one on, then go back to where the most was saved."""
         frontier, stuck = {self.start}, set[str]()
-        saved, best = 0.0, (0.0, 0)
+        saved, best = 0.0, (float(_NODE), 0)  # less is not worth another graph
         dense = self._selecting(frontier)
         while open_ := [name for name in frontier - stuck if name in self.network.producers]:
             name = max(open_, key=lambda tensor: self.network.producers[tensor].index)
