@@ -22,11 +22,12 @@ from onnx_mdp.rules import Refusal, View, line_of
 
 _ELEMENT = 16  # multiply-accumulates that take as long as computing or copying one element otherwise
 _NODE = 30_000  # likewise for starting a node
+_LEAST = 0.001  # share of a network's work that a move must save: less is not worth another graph, nor measurable
 _FREE = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")  # they copy nothing
 
 
 @dataclass(frozen=True)
-class Pushed:
+class Moved:
     """A selection that was moved: the name of its node, how many operators it is now before, and what that saves.
 
     The multiply-accumulates are counted at the network's input shapes.
@@ -37,13 +38,13 @@ class Pushed:
     macs: int
 
 
-def push_selections(network: Network) -> tuple[Network, tuple[Pushed, ...]]:
+def move_up(network: Network) -> tuple[Network, tuple[Moved, ...]]:
     """The network with its selections moved up, and what was moved; the model is rewritten in place.
 
     Where the batch is symbolic, positions are followed at another batch than one: what lies along the batch differs
     from what merely has size one.
     """
-    pushed: list[Pushed] = []
+    moved: list[Moved] = []
     while any(_starts(network)):
         shapes = {name: (other[0], *shape[1:]) if shape else shape for (name, shape), other in _others(network)}
         probe = network if shapes == network.inputs else read_network(network.model, shapes)
@@ -51,9 +52,9 @@ def push_selections(network: Network) -> tuple[Network, tuple[Pushed, ...]]:
         if not regions:
             break
         move_selections(probe, [region.move() for region in regions])
-        pushed += [Pushed(r.selections[0].node.name, len(r.steps), r.macs(network)) for r in regions]
+        moved += [Moved(r.selections[0].node.name, len(r.steps), r.macs(network)) for r in regions]
         network = read_network(network.model, network.inputs)
-    return network, tuple(pushed)
+    return network, tuple(moved)
 
 
 def _others(network: Network) -> Iterator[tuple[tuple[str, Shape], Shape]]:
@@ -94,14 +95,21 @@ def _reads_others(network: Network, reader: Node, axis: int) -> bool:
 
 def _disjoint(network: Network) -> Iterator[_Region]:
     """Regions worth moving a selection above; those that meet others wait for the next round."""
-    dims = follow_dims(network)
-    touched: set[int] = set()
+    dims, touched = follow_dims(network), set[int]()
+    least = _LEAST * sum(_work(network, node) for node in network.nodes)
     for selections in _starts(network):
         region = _Region(network, dims, selections)
-        region.grow()
+        region.grow(least)
         if region.steps and touched.isdisjoint(region.nodes()):
             touched |= region.nodes()
             yield region
+
+
+def _work(network: Network, node: Node) -> float:
+    """A coarse count of what a node takes, in multiply-accumulates."""
+    copied = node.op not in _FREE and node.outputs[0] in network.shapes
+    elements = math.prod(network.shapes[node.outputs[0]]) if copied else 0
+    return _ELEMENT * elements + float(macs_of(node, network.shapes))
 
 
 @dataclass(frozen=True)
@@ -133,10 +141,10 @@ class _Region:
         """Indices of the nodes that change."""
         return frozenset([s.node.index for s in self.selections] + [step.node.index for step in self.steps])
 
-    def grow(self) -> None:
-        """Take in node after node, from the last one on, then go back to where the most was saved."""
+    def grow(self, least: float) -> None:
+        """Take in node after node, from the last one on, then go back to where the most was saved, if at least that."""
         frontier, stuck = {self.start}, set[str]()
-        saved, best = 0.0, (float(_NODE), 0)  # less is not worth another graph
+        saved, best = 0.0, (least, 0)
         dense = self._selecting(frontier)
         while open_ := [name for name in frontier - stuck if name in self.network.producers]:
             name = max(open_, key=lambda tensor: self.network.producers[tensor].index)
@@ -147,7 +155,7 @@ class _Region:
             self._take(step)
             frontier.remove(name)
             frontier.update(step.node.inputs[position] for position in step.passage.inputs)
-            saved += self._work(step.node) * (1 - self.count / self.size)
+            saved += _work(self.network, step.node) * (1 - self.count / self.size)
             gain = saved + dense - self._selecting(frontier)
             best = max(best, (gain, len(self.steps)), key=lambda pair: pair[0])
         del self.steps[best[1] :]
@@ -200,10 +208,6 @@ class _Region:
         if shape[place.axis] != self.size:
             return math.inf  # no axis of its own
         return _NODE + _ELEMENT * math.prod(shape) * self.count / self.size if name in self.network.varying else 0.0
-
-    def _work(self, node: Node) -> float:
-        moved = 0 if node.op in _FREE else math.prod(self.network.shapes[node.outputs[0]])
-        return _ELEMENT * moved + float(macs_of(node, self.network.shapes))
 
     def macs(self, network: Network) -> int:
         """Multiply-accumulates that the move saves, at the shapes of a network."""

@@ -24,7 +24,7 @@ from onnx_mdp.latency.lut import LatencyTable, default_path, region_key
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.latency.tables import RegionTable
 from onnx_mdp.pipeline.listener import Listener
-from onnx_mdp.pipeline.stages import InputsLike, ModelLike, network_of
+from onnx_mdp.pipeline.stages import InputsLike, ModelLike, prepare
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
 from onnx_mdp.runtime.base import Feeds, RuntimeSpec
@@ -58,7 +58,9 @@ def profile(
     floor, precision = _checked(options)
     source, proto = load(model)
     listener.stage("analyze")
-    network, samples = network_of(proto, parse_shapes(options.shape), inputs if inputs is not None else options.inputs)
+    inputs = inputs if inputs is not None else options.inputs
+    prepared = prepare(proto, parse_shapes(options.shape), inputs, lossless=options.lossless)
+    network, samples = prepared.network, prepared.inputs
     analysis = analyze(network, options.lock)
     if samples is None:
         feeds: Feeds = random_feeds(network.model, network.inputs, options.seed)
