@@ -53,13 +53,13 @@ def passage(line: Line, node: Node, shapes: Mapping[str, Shape], place: Place, l
     if carriers is None or not carriers.keys().isdisjoint(_fixed(line)):
         return None
     inputs: dict[int, Place] = {}
-    for position, operand in enumerate(line.inputs):
+    for position, (operand, name) in enumerate(zip(line.inputs, node.inputs, strict=False)):
         found = list(_carried(operand, sizes, carriers))
         if len(found) > 1 or None in found:
             return None
-        inputs.update((position, where) for where in found if where is not None)
+        inputs.update((position, where) for where in found if where is not None and name)
     held = _held(line, sizes, carriers, length)
-    return None if held is None else Passage(inputs, held)
+    return Passage(inputs, held) if held or (inputs and held is not None) else None
 
 
 def _known(line: Line, node: Node, shapes: Mapping[str, Shape]) -> Iterable[tuple[Operand, Shape]]:
