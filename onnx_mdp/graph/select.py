@@ -29,6 +29,22 @@ class Pick:
         """How many positions it picks of an axis."""
         return len(range(*slice(*self.range).indices(size))) if self.range else len(self.positions)
 
+    def within(self, other: Pick) -> Pick:
+        """The same positions, counted in what another range of them and more left."""
+        if self.range is None or other.range is None:
+            return self
+        return Pick((self.range[0] - other.range[0], self.range[1] - other.range[0], 1))
+
+
+def hull(picks: Sequence[Pick]) -> Pick | None:
+    """The shortest range that has all positions of some picks; None where that depends on the size of the axis."""
+    if len(set(picks)) == 1:
+        return picks[0]
+    ranges = [pick.range for pick in picks]
+    if any(bounds is None or not 0 <= bounds[0] < bounds[1] < _END or bounds[2] != 1 for bounds in ranges):
+        return None
+    return Pick((min(b[0] for b in ranges if b), max(b[1] for b in ranges if b), 1))
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -55,7 +71,8 @@ class Move:
     """Selections of one tensor that go elsewhere.
 
     Attributes:
-        selections: what picks the same positions of the tensor, and is not needed any more.
+        selections: what picks positions of the tensor.
+        pick: the positions that go elsewhere, all that the selections pick.
         above: indices of the nodes that they now come before.
         places: tensor -> the axis along which the positions are picked there.
         readers: those of `above` and their inputs that read the picked positions.
@@ -63,6 +80,7 @@ class Move:
     """
 
     selections: tuple[Selection, ...]
+    pick: Pick
     above: frozenset[int]
     places: Mapping[str, int]
     readers: frozenset[tuple[int, int]]
@@ -150,7 +168,7 @@ class _Mover:
             for integer in move.integers:
                 self._set(nodes[integer.node], integer)
             for selection in move.selections:
-                self._replace(selection)
+                self._replace(selection, move.pick)
             self._forget_shapes({name for i in move.above for name in nodes[i].output})
         del self.graph.node[:]
         self.graph.node.extend(self._ordered(nodes))
@@ -158,11 +176,11 @@ class _Mover:
 
     def _select(self, move: Move, nodes: Sequence[onnx.NodeProto]) -> None:
         """Pick the positions of each tensor just before the first node that reads them."""
-        pick, node = move.selections[0].pick, move.selections[0].node
+        node = move.selections[0].node
         for tensor, axis in move.places.items():
             readers = sorted((i, k) for i, k in move.readers if nodes[i].input[k] == tensor)
             picked = self._fresh(f"{tensor}/picked")
-            made = self._picking(tensor, picked, axis, pick)
+            made = self._picking(tensor, picked, axis, move.pick)
             made.name = self._fresh(f"{node.name}/{tensor}")
             self.before.setdefault(readers[0][0], []).append(made)
             for i, k in readers:
@@ -202,9 +220,22 @@ class _Mover:
         values.reshape(-1)[index] = value
         return self._add(own, values)
 
-    def _replace(self, selection: Selection) -> None:
-        """What is left of a selection: the dropping of its axis, or nothing."""
+    def _replace(self, selection: Selection, pick: Pick) -> None:
+        """What is left of a selection where the tensor has the picked positions alone."""
         node, tensor, output = selection.node, selection.node.inputs[0], selection.node.outputs[0]
+        if selection.pick == pick:
+            self._drop(selection, tensor)
+            return
+        narrow = self._fresh(f"{output}/narrow") if selection.drops else output
+        made = self._picking(tensor, narrow, selection.axis, selection.pick.within(pick))
+        made.name = self._fresh(f"{node.name}/narrow") if selection.drops else node.name
+        if selection.drops:
+            self._drop(selection, narrow)
+        self.instead.setdefault(node.index, []).insert(0, made)
+
+    def _drop(self, selection: Selection, tensor: str) -> None:
+        """Drop the axis of a tensor whose positions are those of a selection, or do nothing if that keeps it."""
+        node, output = selection.node, selection.node.outputs[0]
         readers = self.network.consumers.get(output, ())
         kept = output in self.network.outputs or any(output in reader.captured for reader in readers)
         self.instead[node.index] = []

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from onnx_mdp.graph.dims import Dims, follow_dims
 from onnx_mdp.graph.macs import macs_of
 from onnx_mdp.graph.network import Network, Node, read_network
-from onnx_mdp.graph.select import Integer, Move, Selection, glued, move_selections, read_selection
+from onnx_mdp.graph.select import Integer, Move, Selection, glued, hull, move_selections, read_selection
 from onnx_mdp.graph.shapes import Shape, other_shapes
 from onnx_mdp.lossless.places import Held, Passage, Place, passage
 from onnx_mdp.rules import Refusal, View, line_of
@@ -63,7 +63,7 @@ def _others(network: Network) -> Iterator[tuple[tuple[str, Shape], Shape]]:
 
 
 def _starts(network: Network) -> Iterator[tuple[Selection, ...]]:
-    """Selections that are all that reads a tensor, and pick the same positions of it."""
+    """Selections that are all that reads a tensor, and do not pick all of it together."""
     for node in reversed(network.nodes):
         first = read_selection(network, node)
         if first is None or node.inputs[0] in network.outputs or node.inputs[0] not in network.producers:
@@ -74,9 +74,10 @@ def _starts(network: Network) -> Iterator[tuple[Selection, ...]]:
         if readers[-1] is not node:
             continue  # the last one speaks for all
         selections = [read_selection(network, reader) for reader in readers]
-        same = [s for s in selections if s is not None and (s.axis, s.pick) == (first.axis, first.pick)]
-        if len(same) == len(readers) and first.pick.count(network.shapes[node.inputs[0]][first.axis]):
-            yield tuple(same)
+        along = tuple(s for s in selections if s is not None and s.axis == first.axis)
+        size, pick = network.shapes[node.inputs[0]][first.axis], hull([s.pick for s in along])
+        if len(along) == len(readers) and pick is not None and 0 < pick.count(size) < size:
+            yield along
 
 
 def _reads_others(network: Network, reader: Node, axis: int) -> bool:
@@ -133,7 +134,8 @@ class _Region:
     def __post_init__(self) -> None:
         self.start, axis = self.selections[0].node.inputs[0], self.selections[0].axis
         self.size = self.network.shapes[self.start][axis]
-        self.count = self.selections[0].pick.count(self.size)
+        self.pick = hull([selection.pick for selection in self.selections]) or self.selections[0].pick
+        self.count = self.pick.count(self.size)
         self.wanted = {self.start: Place(axis)}
         self.reads = {(selection.node.index, 0) for selection in self.selections}
 
@@ -221,6 +223,7 @@ class _Region:
         outside = [read for read in reads if read[2] not in made]
         return Move(
             selections=self.selections,
+            pick=self.pick,
             above=frozenset(step.node.index for step in self.steps),
             places={name: place.axis for _, _, name, place in outside},
             readers=frozenset((index, k) for index, k, _, _ in outside),

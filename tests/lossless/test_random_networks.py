@@ -31,21 +31,30 @@ def selecting(example: Example, data: st.DataObject) -> onnx.ModelProto:
     axes = [axis for axis, size in enumerate(sizes) if axis and size > 1]
     assume(axes)
     axis = data.draw(st.sampled_from(axes), label="axis")
-    position = data.draw(st.integers(-sizes[axis], sizes[axis] - 1), label="position")
+    outputs = [_selected(model, whole, axis, data, f"picked{k}") for k in range(data.draw(st.integers(1, 2)))]
+    del model.graph.output[0]
+    for output in reversed(outputs):
+        model.graph.output.insert(0, output)
+    return model
+
+
+def _selected(
+    model: onnx.ModelProto, whole: onnx.ValueInfoProto, axis: int, data: st.DataObject, name: str
+) -> onnx.ValueInfoProto:
+    """A new node that picks positions of an axis, and what it computes."""
+    size = whole.type.tensor_type.shape.dim[axis].dim_value
+    position = data.draw(st.integers(-size, size - 1), label="position")
     form = data.draw(st.sampled_from(["scalar", "list", "pair", "slice"]), label="form")
     stop = position + 1 if position != -1 else 2**63 - 1
     lists = {"slice": ([position], [stop], [axis]), "list": ([position],), "pair": ([position, 0],)}
     for k, values in enumerate(lists.get(form, (position,))):
-        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), f"picked{k}"))
-    names = [whole.name, *(f"picked{k}" for k in range(len(lists.get(form, (position,)))))]
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), f"{name}.{k}"))
+    names = [whole.name, *(f"{name}.{k}" for k in range(len(lists.get(form, (position,)))))]
     kind, attributes = ("Slice", {}) if form == "slice" else ("Gather", {"axis": axis})
-    model.graph.node.append(helper.make_node(kind, names, ["picked"], "picked", **attributes))
-    dims = list(whole.type.tensor_type.shape.dim)
-    dims[axis].dim_value = 2 if form == "pair" else 1
-    shape = [dim.dim_param or dim.dim_value for i, dim in enumerate(dims) if form != "scalar" or i != axis]
-    value = helper.make_tensor_value_info("picked", whole.type.tensor_type.elem_type, shape)
-    model.graph.output[0].CopyFrom(value)
-    return model
+    model.graph.node.append(helper.make_node(kind, names, [name], name, **attributes))
+    shape = [dim.dim_param or dim.dim_value for dim in whole.type.tensor_type.shape.dim]
+    shape[axis : axis + 1] = [] if form == "scalar" else [2 if form == "pair" else 1]
+    return helper.make_tensor_value_info(name, whole.type.tensor_type.elem_type, shape)
 
 
 def moved(example: Example, data: st.DataObject, runtime: Runtime) -> tuple[int, bool]:
