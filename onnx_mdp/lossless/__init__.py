@@ -1,1 +1,1 @@
-"""Rewrites that save work and change no result."""
+"""Rewrites that save work and change no result: selections move up."""
