@@ -16,7 +16,7 @@ from onnx_mdp.graph.dims import Dims, follow_dims
 from onnx_mdp.graph.macs import macs_of
 from onnx_mdp.graph.network import Network, Node, read_network
 from onnx_mdp.graph.select import Integer, Move, Selection, glued, hull, move_selections, read_selection
-from onnx_mdp.graph.shapes import Shape, other_shapes
+from onnx_mdp.graph.shapes import other_shapes
 from onnx_mdp.lossless.places import Held, Passage, Place, passage
 from onnx_mdp.rules import Refusal, View, line_of
 
@@ -41,13 +41,11 @@ class Moved:
 def move_up(network: Network) -> tuple[Network, tuple[Moved, ...]]:
     """The network with its selections moved up, and what was moved; the model is rewritten in place.
 
-    Where the batch is symbolic, positions are followed at another batch than one: what lies along the batch differs
-    from what merely has size one.
+    In rounds, as selections that meet at one tensor may go on from there together.
     """
     moved: list[Moved] = []
     while any(_starts(network)):
-        shapes = {name: (other[0], *shape[1:]) if shape else shape for (name, shape), other in _others(network)}
-        probe = network if shapes == network.inputs else read_network(network.model, shapes)
+        probe = _probe(network)
         regions = list(_disjoint(probe))
         if not regions:
             break
@@ -57,9 +55,11 @@ def move_up(network: Network) -> tuple[Network, tuple[Moved, ...]]:
     return network, tuple(moved)
 
 
-def _others(network: Network) -> Iterator[tuple[tuple[str, Shape], Shape]]:
+def _probe(network: Network) -> Network:
+    """The network at another batch if that is symbolic: an axis of the batch and one of size one look alike at one."""
     others = other_shapes(network.model.graph, network.inputs)
-    return (((name, shape), others[name] or shape) for name, shape in network.inputs.items())
+    shapes = {name: (*others[name][:1], *shape[1:]) for name, shape in network.inputs.items()}
+    return network if shapes == network.inputs else read_network(network.model, shapes)
 
 
 def _starts(network: Network) -> Iterator[tuple[Selection, ...]]:

@@ -75,6 +75,7 @@ def profile(
         return {
             "model": source.name,
             "device": meter.table.device,
+            "lossless": prepared.lossless(),
             **found.to_json(),
             "table": _reuse(tables, meter, before),
             "failed": dict(meter.failed),
