@@ -145,6 +145,28 @@ def _ints(network: Network, node: Node, place: int, name: str) -> list[int] | No
     return None if values is None else [int(v) for v in values.reshape(-1)]
 
 
+@dataclass(frozen=True)
+class Glued:
+    """An element of a list that is glued together: the Concat, the weight among its parts, and the index in that."""
+
+    node: Node
+    part: int
+    index: int
+
+
+def glued(network: Network, name: str, index: int) -> Glued | None:
+    """Where an element of a computed list is stored; None if no Concat of a weight made it."""
+    node = network.producers.get(name)
+    if node is None or node.op != "Concat":
+        return None
+    for part, given in enumerate(node.inputs):
+        length = network.shapes[given][0]
+        if index < length:
+            return Glued(node, part, index) if given in network.weights else None
+        index -= length
+    return None
+
+
 def move_selections(network: Network, moves: Sequence[Move]) -> None:
     """Rewrite the network's model, in place; the moves have no node in common."""
     _Mover(network).run(moves)
@@ -201,19 +223,16 @@ class _Mover:
 
     def _set(self, node: onnx.NodeProto, integer: Integer) -> None:
         """Give a node an integer of its own; one glued into a list is replaced among what is glued."""
-        name = node.input[integer.position]
-        own = self._fresh(f"{node.output[0]}/sizes")
-        if name in self.tensors:
-            self._changed(own, name, integer.index, integer.value)
-        else:
-            glue, k, index = glued(self.network, name, integer.index) or (None, 0, 0)
-            assert glue is not None
-            parts = list(glue.inputs)
-            parts[k] = self._changed(self._fresh(f"{own}/part"), parts[k], index, integer.value)
-            made = helper.make_node("Concat", parts, [own], own, axis=0)
-            reader = next(i for i, n in enumerate(self.network.nodes) if n.outputs[0] == node.output[0])
-            self.before.setdefault(reader, []).append(made)
+        name, own = node.input[integer.position], self._fresh(f"{node.output[0]}/sizes")
         node.input[integer.position] = own
+        glue = glued(self.network, name, integer.index)
+        if glue is None:
+            self._changed(own, name, integer.index, integer.value)
+            return
+        parts = list(glue.node.inputs)
+        parts[glue.part] = self._changed(self._fresh(f"{own}/part"), parts[glue.part], glue.index, integer.value)
+        made = helper.make_node("Concat", parts, [own], own, axis=0)
+        self.before.setdefault(integer.node, []).append(made)
 
     def _changed(self, own: str, name: str, index: int, value: int) -> str:
         values = array(self.tensors[name]).copy()
@@ -283,16 +302,3 @@ class _Mover:
             fresh, k = f"{name}{k}", k + 1
         self.names.add(fresh)
         return fresh
-
-
-def glued(network: Network, name: str, index: int) -> tuple[Node, int, int] | None:
-    """The Concat a list comes from, the part that holds an element, and its index there; None if no weight holds it."""
-    node = network.producers.get(name)
-    if node is None or node.op != "Concat":
-        return None
-    for k, part in enumerate(node.inputs):
-        length = network.shapes[part][0]
-        if index < length:
-            return (node, k, index) if part in network.weights else None
-        index -= length
-    return None
