@@ -76,6 +76,7 @@ def test_a_transformer_computes_its_last_block_for_the_token_that_is_read(
     assert sum(node_macs(network).values()) + moves[0].macs == dense
     assert moves[0].macs > 0.14 * dense
     assert_equal(transformer, network, runtime)
+    assert not moved(network.model)[1], "a result moves no further"
 
 
 def test_groups_and_blocks_stay(transformer: onnx.ModelProto) -> None:
