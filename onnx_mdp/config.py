@@ -45,6 +45,7 @@ class PruneOptions:
         samples: Take at most this many inputs, chosen by --seed; by default all of arrays, and 256 of anything else.
         threads: Threads the model will run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
+        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default what the device is found to like, and 1 with --ratio.
@@ -85,6 +86,7 @@ class PruneOptions:
     samples: int | None = None
     threads: int = 1
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    lossless: bool = True
     lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     min_keep: str = "1"
     multiple: int | None = None
@@ -124,6 +126,7 @@ class ProfileOptions:
         samples: Read at most this many inputs; by default all of arrays, and 256 of anything else.
         threads: Threads the model will run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
+        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default what the device is found to like.
@@ -146,6 +149,7 @@ class ProfileOptions:
     samples: int | None = None
     threads: int = 1
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    lossless: bool = True
     lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     min_keep: str = "1"
     multiple: int | None = None
@@ -172,11 +176,13 @@ class InspectOptions:
 
     Attributes:
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
+        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
         lock: Show what locking this shell pattern leaves; repeatable.
         json: Print JSON.
     """
 
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    lossless: bool = True
     lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     json: Annotated[bool, Parameter(negative="")] = False
 
@@ -191,11 +197,13 @@ class ExplainOptions:
 
     Attributes:
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
+        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
         lock: Explain what locking this shell pattern leaves; repeatable.
         json: Print JSON.
     """
 
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    lossless: bool = True
     lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     json: Annotated[bool, Parameter(negative="")] = False
 
@@ -256,6 +264,7 @@ class ApplyOptions:
     Attributes:
         output: File to write; the command line's default is the model's name with `-pruned`.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
+        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
         runtime: Runtime that is verified with, such as `openvino` or `onnxruntime:cuda`.
         runtime_option: An option of the runtime or its provider as `key=value`; repeatable.
         force: Overwrite the input model.
@@ -264,6 +273,7 @@ class ApplyOptions:
 
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    lossless: bool = True
     runtime: str = "onnxruntime"
     runtime_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     force: Annotated[bool, Parameter(negative="")] = False

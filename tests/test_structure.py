@@ -24,6 +24,7 @@ LAYERS: dict[str, set[str]] = {
     "inputs": {"graph"},
     "rules": {"graph", "axes"},
     "groups": {"rules", "graph", "axes"},
+    "lossless": {"rules", "graph"},
     "rewrite": {"groups", "graph", "axes"},
     "importance": {"groups", "graph", "axes", "runtime", "inputs", "divergence"},
     "latency": {"engine", "groups", "graph", "axes", "runtime"},
@@ -31,7 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "report": {"groups", "rewrite"},
     "pipeline": {
         *("axes", "graph", "groups", "importance", "inputs", "latency", "report", "rewrite", "runtime", "solve"),
-        *("engine", "verify", "lut_config"),
+        *("engine", "lossless", "verify", "lut_config"),
     },
     "cli": {"pipeline", "report", "lut_config"},
     "__main__": {"cli"},

@@ -31,7 +31,7 @@ from onnx_mdp.latency.design import Variant
 from onnx_mdp.latency.levels import Floor
 from onnx_mdp.latency.lut import LatencyTable
 from onnx_mdp.latency.measure import Meter
-from onnx_mdp.pipeline.stages import analyze_or_refuse, network_of
+from onnx_mdp.pipeline.stages import analyze_or_refuse, prepare
 from onnx_mdp.pipeline.tabulate import Tables, tabulate, whole_builder
 from onnx_mdp.report.text import table
 from onnx_mdp.runtime.base import RuntimeSpec
@@ -75,7 +75,7 @@ def read(name: str) -> Analysis:
         import real
 
         proto = load(real.path(name))[1]
-    network, _ = network_of(proto, {}, None)
+    network = prepare(proto, {}, lossless=True).network
     return analyze_or_refuse(network, (), name)
 
 

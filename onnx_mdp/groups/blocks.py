@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from onnx_mdp.graph.network import Network, Node
+from onnx_mdp.graph.select import read_selection
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.rules.line import Line
 
@@ -82,7 +83,8 @@ def _region(network: Network, entry: str, branch: str, add: Node) -> frozenset[i
     the last node to the first, so that all readers of a node are settled before it; costs O(size of the region).
 
     They may read x in another layout: an optimizer that moves a Transpose through the first operators of f leaves
-    the one behind x where it was.
+    the one behind x where it was. They may also read all of a tensor of which x is a selection: the last attention of
+    a classifier answers for one token, and reads all.
     """
     inside, read = {add.index}, set[str]()
     pending, seen = _producers(network, {branch}), {add.index}
@@ -99,7 +101,9 @@ def _region(network: Network, entry: str, branch: str, add: Node) -> frozenset[i
         for index in _producers(network, names):
             heapq.heappush(pending, index)
     reached = {_laid_out(network, name) for name in read}
-    return frozenset(inside - {add.index}) if _laid_out(network, entry) in reached else None
+    source = _laid_out(network, entry)
+    ends = {source, _laid_out(network, _selected_from(network, source))}
+    return None if reached.isdisjoint(ends) else frozenset(inside - {add.index})
 
 
 def _laid_out(network: Network, name: str) -> str:
@@ -107,6 +111,12 @@ def _laid_out(network: Network, name: str) -> str:
     while (node := network.producers.get(name)) is not None and node.op in _LAYOUTS:
         name = node.inputs[0]
     return name
+
+
+def _selected_from(network: Network, name: str) -> str:
+    """The tensor that one consists of selected positions of; else itself."""
+    node = network.producers.get(name)
+    return node.inputs[0] if node is not None and read_selection(network, node) else name
 
 
 def _producers(network: Network, names: Iterable[str]) -> list[int]:

@@ -11,7 +11,7 @@ from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import load
 from onnx_mdp.graph.save import save_model
 from onnx_mdp.groups.find import analyze
-from onnx_mdp.pipeline.stages import ModelLike, check_output, network_of
+from onnx_mdp.pipeline.stages import ModelLike, check_output, prepare
 from onnx_mdp.rewrite.plan import from_json, plan_edits, read_plan
 from onnx_mdp.runtime.base import RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime, prover
@@ -29,7 +29,7 @@ def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = Non
     content = read_plan(Path(plan))
     source, proto = load(model)
     check_output(options.output, source, force=options.force)
-    network, _ = network_of(proto, parse_shapes(options.shape), None)
+    network = prepare(proto, parse_shapes(options.shape), lossless=options.lossless).network
     analysis = analyze(network)
     cut = from_json(analysis, content)
     pruned = rewrite(proto, plan_edits(analysis, cut))

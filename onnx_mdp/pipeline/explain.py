@@ -9,7 +9,7 @@ from onnx_mdp.errors import UnknownNameError
 from onnx_mdp.graph.load import load
 from onnx_mdp.groups.explain import Explainer, Explanation
 from onnx_mdp.groups.find import Analysis, analyze
-from onnx_mdp.pipeline.stages import ModelLike, network_of
+from onnx_mdp.pipeline.stages import ModelLike, prepare
 
 _SUGGESTED = 3
 
@@ -22,7 +22,7 @@ def explain(model: ModelLike, name: str | None = None, options: ExplainOptions |
     """
     options = options or ExplainOptions()
     source, proto = load(model)
-    network, _ = network_of(proto, parse_shapes(options.shape), None)
+    network = prepare(proto, parse_shapes(options.shape), lossless=options.lossless).network
     analysis = analyze(network, options.lock)
     explainer = Explainer(analysis)
     found = explainer.explain(source.name, name)

@@ -9,19 +9,21 @@ from onnx_mdp.config import InspectOptions, parse_shapes
 from onnx_mdp.graph.load import load
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.groups.share import lock_reasons, prunable_share
-from onnx_mdp.pipeline.stages import ModelLike, network_of
+from onnx_mdp.pipeline.stages import ModelLike, prepare
 
 
 def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str, Any]:
     """Groups, blocks and locked dimensions of a model and how much of it they are, as plain data."""
     options = options or InspectOptions()
     source, proto = load(model)
-    network, _ = network_of(proto, parse_shapes(options.shape), None)
+    prepared = prepare(proto, parse_shapes(options.shape), lossless=options.lossless)
+    network = prepared.network
     analysis = analyze(network, options.lock)
     return {
         "model": source.name,
         "parameters": source.parameters,
         "inputs": {name: list(shape) for name, shape in network.inputs.items()},
+        "lossless": prepared.lossless(),
         "prunable": prunable_share(analysis).to_json(),
         "groups": [
             {

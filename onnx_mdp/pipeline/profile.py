@@ -24,7 +24,7 @@ from onnx_mdp.latency.lut import LatencyTable, default_path, region_key
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.latency.tables import RegionTable
 from onnx_mdp.pipeline.listener import Listener
-from onnx_mdp.pipeline.stages import ModelLike, first_feeds, network_of
+from onnx_mdp.pipeline.stages import ModelLike, first_feeds, prepare
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
 from onnx_mdp.runtime.base import RuntimeSpec
@@ -61,7 +61,8 @@ def profile(
     listener.stage("analyze")
     reading = Reading(options.preprocess, samples=options.samples, seed=options.seed)
     given = inputs if inputs is not None else options.inputs
-    network, samples = network_of(proto, parse_shapes(options.shape), given, reading)
+    prepared = prepare(proto, parse_shapes(options.shape), given, reading, lossless=options.lossless)
+    network, samples = prepared.network, prepared.inputs
     for text in samples.notes if samples else ():
         listener.warn(text)
     analysis = analyze(network, options.lock)
@@ -75,6 +76,7 @@ def profile(
         return {
             "model": source.name,
             "device": meter.table.device,
+            "lossless": prepared.lossless(),
             **found.to_json(),
             "table": _reuse(tables, meter, before),
             "failed": dict(meter.failed),

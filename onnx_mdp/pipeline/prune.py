@@ -42,7 +42,7 @@ from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.reporting import Outcome, Search, make_report
-from onnx_mdp.pipeline.stages import Clock, ModelLike, analyze_or_refuse, check_output, first_feeds, network_of
+from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, check_output, first_feeds, prepare
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
@@ -99,6 +99,7 @@ class _Case:
 
     given: ModelLike
     source: Source
+    prepared: Prepared
     analysis: Analysis
     inputs: Inputs | None
     scores: Scores
@@ -142,7 +143,8 @@ class _Prune:
         limits = [limit.fact(case.analysis, outcome.plan) for limit in case.constraints.limits]
         report = make_report(case.source, case.analysis, outcome, proof, self.options, self.budget, self.device)
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
-        report = replace(report, seconds=seconds, warnings=self.warnings, limits=limits)
+        lossless = case.prepared.lossless()
+        report = replace(report, seconds=seconds, warnings=self.warnings, limits=limits, lossless=lossless)
         result = PruneResult(outcome.model, to_json(case.analysis, outcome.plan), report)
         self._write(result, external=case.source.external)
         return result
@@ -158,7 +160,9 @@ class _Prune:
                 if path:
                     check_writable(path)
         with self.clock.stage("analyze"):
-            network, samples = network_of(proto, parse_shapes(options.shape), inputs, self.reading)
+            shapes = parse_shapes(options.shape)
+            prepared = prepare(proto, shapes, inputs, self.reading, lossless=options.lossless)
+            network, samples = prepared.network, prepared.inputs
             for text in samples.notes if samples else ():
                 self._warn(text)
             analysis = analyze_or_refuse(network, options.lock, source.name)
@@ -174,7 +178,7 @@ class _Prune:
             elif samples is not None and self.effort.levels:
                 self._warn(f"{samples.count} inputs are too few to measure damage with: give 3 batches or more")
         feeds = first_feeds(network, samples, options.seed)
-        return _Case(model, source, analysis, samples, scores, runtime, feeds, constraints)
+        return _Case(model, source, prepared, analysis, samples, scores, runtime, feeds, constraints)
 
     def _uniform(self, case: _Case, ratio: float) -> Outcome:
         """Cut every group to the same share; the two models are compared once, at the end."""

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import onnx
 from onnx_mdp.errors import DynamicShapeError, NothingToPruneError, OptionError, OutputError
 from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.load import Source
+from onnx_mdp.graph.macs import node_macs
 from onnx_mdp.graph.network import Network, read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.save import check_writable
@@ -23,6 +24,7 @@ from onnx_mdp.graph.shapes import Shape, declared_inputs
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.inputs.base import Inputs, InputSpec
 from onnx_mdp.inputs.load import InputsLike, Reading, load_inputs
+from onnx_mdp.lossless.push import Moved, move_up
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.runtime.base import Feeds
 
@@ -47,21 +49,52 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def network_of(
-    model: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: InputsLike | None, reading: Reading | None = None
-) -> tuple[Network, Inputs | None]:
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network that is ready to be analyzed, the calibration inputs, and the selections that were moved up in it."""
+
+    network: Network
+    inputs: Inputs | None
+    moved: tuple[Moved, ...]
+
+    def lossless(self) -> dict[str, Any]:
+        """What was moved, and the multiply-accumulates that saves of those there were, as plain data."""
+        saved = sum(moved.macs for moved in self.moved)
+        total = sum(node_macs(self.network).values()) + saved
+        return {"moved": [asdict(moved) for moved in self.moved], "macs_saved": saved, "macs_total": total}
+
+
+def prepare(
+    model: onnx.ModelProto,
+    shapes: Mapping[str, Shape],
+    inputs: InputsLike | None = None,
+    reading: Reading | None = None,
+    *,
+    lossless: bool,
+) -> Prepared:
     """The network at concrete shapes; calibration inputs settle dynamic sizes that --shape leaves open.
 
-    The model is brought into normal form in place.
+    The model is brought into normal form in place, and with `lossless` rewritten to what computes the same with less.
     """
+    shapes, loaded = _settled(model, shapes, inputs, reading)
+    normalize(model, shapes)
+    network, moved = read_network(model, shapes), tuple[Moved, ...]()
+    if lossless:
+        network, moved = move_up(network)
+    return Prepared(network, loaded, moved)
+
+
+def _settled(
+    model: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: InputsLike | None, reading: Reading | None
+) -> tuple[Mapping[str, Shape], Inputs | None]:
     if inputs is None:
         _check_unread(reading or Reading())
-        return _network(model, shapes), None
+        return shapes, None
     declared = declared_inputs(model.graph)
     specs = tuple(_spec(name, elem, dims, shapes.get(name)) for name, (elem, dims) in declared.items())
     loaded = load_inputs(inputs, specs, reading)
     settled = {s.name: (s.batch or 1, *loaded.sample_shapes[s.name]) for s in specs}
-    return _network(model, {**settled, **shapes}), loaded
+    return {**settled, **shapes}, loaded
 
 
 def first_feeds(network: Network, inputs: Inputs | None, seed: int) -> Feeds:
@@ -75,11 +108,6 @@ def _check_unread(reading: Reading) -> None:
     for option, value in (("preprocess", reading.preprocess), ("labels", reading.labels), ("samples", reading.samples)):
         if value is not None:
             raise OptionError(f"--{option} {value}: says how --inputs are read, and there are none; add --inputs")
-
-
-def _network(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Network:
-    normalize(model, shapes)
-    return read_network(model, shapes)
 
 
 def _spec(name: str, elem: Any, dims: list[int | None] | None, asked: Shape | None) -> InputSpec:

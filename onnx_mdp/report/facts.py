@@ -53,7 +53,7 @@ class Report:
     """Everything a run found and did.
 
     `budget` is what was asked; `reason` is empty, or why the result is not closer to the budget; `limits` are the
-    budgets besides latency, with what the plan counts.
+    budgets besides latency, with what the plan counts; `lossless` is what was rewritten before anything was cut.
     """
 
     model: str
@@ -73,6 +73,7 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     limits: Sequence[dict[str, Any]] = ()
+    lossless: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dumps."""

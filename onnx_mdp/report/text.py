@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -36,6 +36,7 @@ def summary(report: Report, path: str) -> RenderableType:
     ]
     main = table("", ("", "dense", "pruned", "left"), rows, numbers=3)
     lines = [f"budget: {_budget(report)}", *map(_limit, report.limits), f"device: {report.device}"]
+    lines += _lossless(report.lossless)
     removed = [block["name"] for block in report.blocks if block["removed"]]
     lines.append(f"removed blocks: {len(removed)} of {len(report.blocks)}{': ' if removed else ''}{_few(removed)}")
     lines.append(
@@ -76,6 +77,17 @@ def _limit(limit: dict[str, Any]) -> str:
     return f"limit: {limit['option']} = {most:,.0f}, used {used:,.0f}{share}"
 
 
+def _lossless(found: Mapping[str, Any]) -> list[str]:
+    """What was moved up before anything was cut."""
+    if not found.get("moved"):
+        return []
+    moves = _few([f"{moved['name']} before {moved['operators']} operators" for moved in found["moved"]])
+    saved, total = found["macs_saved"], found["macs_total"]
+    return [
+        f"lossless: moved {moves}: saves {_count(saved)} of {_count(total)} MACs ({_percent(saved / max(total, 1))})"
+    ]
+
+
 def _most_cut(groups: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
     cut = sorted((g for g in groups if 0 < g["kept"] < g["units"]), key=lambda g: (g["kept"] / g["units"], g["name"]))
     return [(g["name"], g["kind"], str(g["units"]), str(g["kept"])) for g in cut[:_MOST_CUT]]
@@ -89,7 +101,7 @@ def anatomy(found: dict[str, Any]) -> RenderableType:
     inputs = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in found["inputs"].items())
     head = f"{found['model']}: {found['parameters']:,} parameters, input {inputs}"
     parts: list[RenderableType] = [
-        Text(f"{head}\n{_prunable(found['prunable'])}"),
+        Text("\n".join([head, *_lossless(found["lossless"]), _prunable(found["prunable"])])),
         table("\ngroups", ("group", "kind", "units", "weights"), groups, numbers=2),
         table("removable blocks", ("block", "from", "nodes"), blocks, numbers=1),
         table("locked", ("weight", "units", "why"), locked),

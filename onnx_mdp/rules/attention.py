@@ -28,9 +28,10 @@ def attention(view: View) -> str | Refusal:
     if shared == 1 and view.rank(0) == 3:
         head, sizes = f"h:{keys}", "q_num_heads = |h|; kv_num_heads = |h|"
     mask = f" {_mask(view, head)}" if view.has(3) else ""
+    s = "!s" if view.attr("is_causal", 0) else "s"  # positions are compared with those of the keys
     if view.rank(0) == 4:
-        return f"q[b,{head},s,d] k[b,h,!t,d] v[b,h,t,e]{mask} -> y[b,{head},s,e]; over q|k d"
-    return f"q[b,s,({head} d)] k[b,!t,(h d)] v[b,t,(h e)]{mask} -> y[b,s,({head} e)]; {sizes}; over q|k d"
+        return f"q[b,{head},{s},d] k[b,h,!t,d] v[b,h,t,e]{mask} -> y[b,{head},s,e]; over q|k d"
+    return f"q[b,{s},({head} d)] k[b,!t,(h d)] v[b,t,(h e)]{mask} -> y[b,s,({head} e)]; {sizes}; over q|k d"
 
 
 def _head_counts(view: View) -> tuple[int, int] | None:
@@ -58,7 +59,9 @@ def multi_head_attention(view: View) -> str | Refusal:
     head = f"h:{view.attr('num_heads')}"
     present = range(3, len(view.node.inputs))
     rest = [_multi_head_operand(view, i, head) if view.has(i) else "_" for i in present]
-    line = f"q[b,s,({head} d)] k[b,!t,({head} d)] v[b,t,({head} e)] {' '.join(rest)}".rstrip()
+    s = "!s" if view.attr("unidirectional", 0) else "s"  # positions are compared with those of the keys
+    b = "!b" if view.has(4) else "b"  # a mask of keys may take many forms
+    line = f"q[{b},{s},({head} d)] k[b,!t,({head} d)] v[b,t,({head} e)] {' '.join(rest)}".rstrip()
     return f"{line} -> y[b,s,({head} e)]; num_heads = |h|; over q|k d"
 
 
@@ -83,7 +86,8 @@ def packed_attention(view: View) -> str | Refusal:
     head, sizes = f"h:{view.attr('num_heads')}", view.attr("qkv_hidden_sizes")
     d, e = sizes[0] // view.attr("num_heads"), sizes[2] // view.attr("num_heads")
     packed = f"[({head} d:{d}) + ({head} d) + ({head} e:{e})]"
-    operands = [f"x[b,!s,i] w[i,{packed}]", f"bias[{packed}]" if view.has(2) else "_"]
+    b = "!b" if view.has(3) else "b"  # a mask may take many forms
+    operands = [f"x[{b},!s,i] w[i,{packed}]", f"bias[{packed}]" if view.has(2) else "_"]
     operands.append(operand("mask", ["!"] * view.rank(3)) if view.has(3) else "_")
     if view.has(5):
         names = zip(("b", head, "s", "s"), view.shape(5), strict=True)
@@ -147,11 +151,12 @@ def rotary_embedding_microsoft(view: View) -> str | Refusal:
 
 
 def _rotary(view: View, heads: int, tables: tuple[str, ...]) -> str | Refusal:
+    """Batch and positions pass only with what the tables hold of them, which has many forms."""
     present = [(i, name) for i, name in enumerate(tables, 1) if view.has(i)]
     rest = " ".join(operand(name, ["!"] * view.rank(i)) for i, name in present)
     if view.rank(0) == 4:
-        return f"x[b,h,s,!d] {rest} -> y[b,h,s,d]"
+        return f"x[!b,h,!s,!d] {rest} -> y[b,h,s,d]"
     if not heads:
         return Refusal("it does not say how many heads it has")
     size = "; num_heads = |h|" if view.attr("num_heads", 0) else ""
-    return f"x[b,s,(h:{heads} !d)] {rest} -> y[b,s,(h d)]{size}"
+    return f"x[!b,!s,(h:{heads} !d)] {rest} -> y[b,s,(h d)]{size}"

@@ -59,9 +59,9 @@ def prove(
     _check_structure(source, pruned)
     every = [*_random(source, analysis, pruned, runtime), *feeds]
     tolerance, plain = _tolerance(analysis.network), _rounds(analysis.network)
-    original = _run(runtime.open(source.reference, optimize=not plain), every[:1])
-    same = _run(_open(runtime, analysis.network.model, plain), every[:1])
-    _compare(original, same, tolerance, "the model in normal form", "the original")
+    original = _run(runtime.open(source.reference, optimize=not plain), every)
+    same = _run(_open(runtime, analysis.network.model, plain), every)
+    _compare(original, same, tolerance, "the model before anything is cut", "the original")
     reference = _run(_open(runtime, partial(masked_original, analysis, plan), plain), every)
     result = _run(_open(runtime, pruned, plain), every)
     error = _compare(reference, result, tolerance, "the pruned model", "the masked original")

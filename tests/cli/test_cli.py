@@ -151,6 +151,11 @@ def test_inspect_as_text_and_json(capsys: pytest.CaptureFixture[str], vit: Path)
     assert all(first["parameters"] >= row["parameters"] > 0 for row in rest)
 
 
+def test_inspect_says_what_moved(capsys: pytest.CaptureFixture[str], vit: Path) -> None:
+    assert "lossless: moved node_select before" in run(capsys, "inspect", vit)[1]
+    assert "lossless: moved" not in run(capsys, "inspect", vit, "--no-lossless")[1]
+
+
 def test_explain_lists_every_node_with_its_rule_and_axes(capsys: pytest.CaptureFixture[str], cnn: Path) -> None:
     status, out, _ = run(capsys, "explain", cnn)
     assert status == 0

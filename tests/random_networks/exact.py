@@ -64,11 +64,10 @@ def assert_exact(example: Example, analysis: Analysis, plan: Plan, runtime: Runt
     assert signature(pruned) == signature(source)
     feeds = _feeds(example, analysis)
     dense = _run(runtime, source, feeds)
-    assert _error(dense, _run(runtime, normal, feeds), dense) <= FP32_TOLERANCE
+    _assert_close(runtime, source, dense, _run(runtime, normal, feeds), feeds, dense)
     reference = masked_original(analysis, plan)
     expected, found = _run(runtime, reference, feeds), _run(runtime, pruned, feeds)
-    error = _error(expected, found, dense)
-    assert error <= FP32_TOLERANCE or error <= _error(expected, _run(runtime, _shaken(reference), feeds), dense)
+    _assert_close(runtime, reference, expected, found, feeds, dense)
     alive = {tensor.name for tensor in pruned.graph.initializer}
     cut = bool(edits.bypasses) or not alive.isdisjoint(edits.slices)
     changed = any(_differ(a, b) for a, b in zip(dense, expected, strict=True))
@@ -98,6 +97,14 @@ def _feeds(example: Example, analysis: Analysis) -> list[Feeds]:
 def _run(runtime: Runtime, model: onnx.ModelProto, feeds: Sequence[Feeds]) -> Results:
     session = runtime.open(model.SerializeToString())
     return [session.run(f) for f in feeds]
+
+
+def _assert_close(
+    runtime: Runtime, model: onnx.ModelProto, expected: Results, found: Results, feeds: Sequence[Feeds], dense: Results
+) -> None:
+    """What a model computes and what another one does differ no more than rounding explains."""
+    error = _error(expected, found, dense)
+    assert error <= FP32_TOLERANCE or error <= _error(expected, _run(runtime, _shaken(model), feeds), dense)
 
 
 def _error(expected: Results, found: Results, dense: Results) -> float:

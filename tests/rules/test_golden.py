@@ -162,6 +162,7 @@ CASES = [
         *("Attention", ((2, 5, 24), (2, 5, 6), (2, 5, 6))),
         *({"q_num_heads": 8, "kv_num_heads": 2}, 23, 1, "grouped queries packed"),
     ),
+    Case("Attention", ((2, 8, 5, 3), (2, 2, 7, 3), (2, 2, 7, 4)), {"is_causal": 1}, 23, 1, "causal"),
     Case("RotaryEmbedding", ((2, 4, 5, 8), (10, 4), (10, 4), np.zeros((2, 5), np.int64)), opset=23),
     Case("Gelu", ((2, 5),), domain="com.microsoft"),
     Case("BiasGelu", ((2, 5, 8), (8,)), domain="com.microsoft"),
@@ -186,6 +187,11 @@ CASES = [
     Case("Attention", ((2, 5, 8), (8, 24), (24,)), {"num_heads": 2}, outputs=2, note="cache", domain="com.microsoft"),
     Case(
         *("MultiHeadAttention", ((2, 5, 8), (2, 7, 8), (2, 7, 12), (28,)), {"num_heads": 2}),
+        domain="com.microsoft",
+    ),
+    Case(
+        *("MultiHeadAttention", ((2, 5, 8), (2, 5, 8), (2, 5, 8)), {"num_heads": 2, "unidirectional": 1}),
+        note="causal",
         domain="com.microsoft",
     ),
     *(

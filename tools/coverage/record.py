@@ -21,6 +21,7 @@ class Record:
         attention: whether a Softmax feeds a product of two activations.
         blocks, removed: removable blocks, and how many the second variant removed.
         prunable_parameters, prunable_macs: shares that carry at least one unit that can be cut.
+        macs_lossless: share that moving selections up saves before anything is cut.
         parameters_left, macs_left: shares left after halving every group.
         proof: largest relative error of both variants against the masked original; `tolerance` what is allowed.
         compared: `outputs`, or `before selection` where only those tensors agree (see `coverage.proof`).
@@ -43,6 +44,7 @@ class Record:
     removed: int = 0
     prunable_parameters: float = 0.0
     prunable_macs: float = 0.0
+    macs_lossless: float = 0.0
     parameters_left: float = 1.0
     macs_left: float = 1.0
     proof: float | None = None

@@ -25,6 +25,7 @@ from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.shapes import Shape
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.groups.share import lock_reasons, prunable_share
+from onnx_mdp.lossless.push import move_up
 from onnx_mdp.rewrite.plan import Plan, uniform_plan
 from onnx_mdp.runtime.base import Feeds, Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
@@ -88,9 +89,12 @@ def _analyze(record: Record, path: Path, shapes: dict[str, Shape]) -> tuple[Sour
     peak, started = PeakMemory(), time.process_time()
     source, model = load(path)
     normalize(model, shapes)
-    analysis = analyze(read_network(model, shapes))
+    network, moved = move_up(read_network(model, shapes))
+    analysis = analyze(network)
     record.seconds = time.process_time() - started
     rise = peak.bytes()
+    saved = sum(one.macs for one in moved)
+    record.macs_lossless = saved / max(saved + sum(node_macs(network).values()), 1)
     record.memory = rise / record.bytes
     record.memory_bytes = rise
     return source, analysis

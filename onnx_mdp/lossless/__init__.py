@@ -1,0 +1,1 @@
+"""Rewrites that save work and change no result: selections move up."""
