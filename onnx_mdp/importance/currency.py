@@ -7,7 +7,7 @@ through the measured points, split among the blocks that the group's layers lie 
 
 A trial is the network with the weights at dropped positions set to zero, which is what the cut network computes; a
 scorer that fits the remaining weights anew gives those instead, as a `Patch`. A removed block is its branch at zero, as
-in the cut network. Its mean could be kept in a bias behind it, at less damage, but nothing puts it there.
+in the cut network; where its mean is put into a bias behind it, that is a `Removal` (`onnx_mdp.importance.means`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from onnx_mdp.errors import OptionError
 from onnx_mdp.groups.cut import masked_weights
 from onnx_mdp.groups.find import Analysis, Group
 from onnx_mdp.importance.base import Curve, Scores
+from onnx_mdp.importance.means import Removal, silenced
 from onnx_mdp.importance.replay import Replay, Trial
 from onnx_mdp.importance.shape import scaled, shapes
 from onnx_mdp.inputs.arrays import Array, Inputs
@@ -77,6 +78,7 @@ def calibrate(
     runtime: Runtime,
     effort: Effort,
     patch: Patch | None = None,
+    removal: Removal | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Scores:
     """The scores with all damage in one measured unit; the orders stay.
@@ -88,6 +90,7 @@ def calibrate(
         runtime: what the trials run on.
         effort: how many trials; without levels, or inputs that fill a batch, the scores are returned as they are.
         patch: weights after a cut; by default zero where units are dropped, and all others as they were.
+        removal: weights after a block is removed; by default its branch is zero.
         progress: is told trials done and trials in all.
     """
     replay = Replay(analysis.network, inputs, runtime)
@@ -101,18 +104,16 @@ def calibrate(
         for group in analysis.groups
         for width in widths[group.name]
     ]
-    removals = [
-        Trial(block.name, block.silenced, partial(masked_weights, analysis.coupling, {}, [block]))
-        for block in analysis.blocks
-    ]
+    removal = removal or silenced(analysis)
+    removals = [Trial(block.name, block.silenced, partial(removal, block)) for block in analysis.blocks]
     found = replay.judged([*cuts, *removals], divergence.divergence, progress)
-    removal = {block.name: found[block.name] for block in analysis.blocks}
+    removed = {block.name: found[block.name] for block in analysis.blocks}
     curves: list[Curve] = []
     for group in analysis.groups:
         points = {width: found[_key(group, width)] for width in widths[group.name]}
-        most = removal.get(analysis.homes.get(group.name, ""), np.inf)
+        most = removed.get(analysis.homes.get(group.name, ""), np.inf)
         curves += scaled(shapes(analysis, scores, group), points, most)
-    return replace(scores, curves=tuple(curves), removal=removal, unit=divergence.unit)
+    return replace(scores, curves=tuple(curves), removal=removed, unit=divergence.unit)
 
 
 def _key(group: Group, width: int) -> str:
