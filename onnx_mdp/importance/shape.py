@@ -11,15 +11,21 @@ from onnx_mdp.groups.find import Analysis, Group
 from onnx_mdp.importance.base import Curve, Scores, Vector
 
 _LEAST = 1e-12  # a measured damage below this is rounding
+_EVEN = 1e-3
 _POWERS = (0.5, 3.0)  # of a local error that a damage can plausibly grow with
 
 
 def shapes(analysis: Analysis, scores: Scores, group: Group) -> list[Curve]:
-    """The scorer's curves of a group; where it has none, every unit counts the same."""
-    found = [curve for curve in scores.curves if curve.group == group.name]
-    if any(curve.damage[0] > 0 for curve in found):
-        return found
-    return [Curve(group.name, analysis.homes.get(group.name), np.linspace(1.0, 0.0, group.units + 1))]
+    """The scorer's curves of a group; where it has none, every unit counts the same.
+
+    No unit counts less than a thousandth of the mean: of units that a scorer finds to be nothing, a trial may measure
+    a little more than that, and a curve through it would multiply it beyond measure for all others.
+    """
+    even = np.linspace(1.0, 0.0, group.units + 1)
+    found = [curve for curve in scores.curves if curve.group == group.name and curve.damage[0] > 0]
+    if not found:
+        return [Curve(group.name, analysis.homes.get(group.name), even)]
+    return [replace(curve, damage=curve.damage + _EVEN * curve.damage[0] * even) for curve in found]
 
 
 def scaled(curves: list[Curve], points: Mapping[int, float], most: float) -> list[Curve]:
