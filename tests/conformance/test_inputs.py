@@ -64,3 +64,12 @@ def test_several_inputs_need_names_and_equal_counts() -> None:
         load_inputs(images, (IMAGE, TOKENS))
     with pytest.raises(InputError, match="different numbers of samples"):
         load_inputs({"x": images, "ids": np.zeros((4, 5), np.int64)}, (IMAGE, TOKENS))
+
+
+def test_parts_of_inputs_are_inputs() -> None:
+    spec = InputSpec("x", np.dtype(np.float32), (2,), None)
+    whole = load_inputs({"x": np.arange(20, dtype=np.float32).reshape(10, 2)}, (spec,))
+    first, rest = whole.take(0, 3), whole.take(3, 10)
+    assert (first.count, rest.count) == (3, 7)
+    seen = np.concatenate([feeds["x"] for part in (first, rest) for feeds in part.batches()])
+    np.testing.assert_array_equal(seen, whole.arrays["x"])
