@@ -51,7 +51,7 @@ class PruneOptions:
         multiple: Keep multiples of this many units; by default what the device is found to like, and 1 with --ratio.
         importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto`, the best of them.
         effort: How well damage is known, with --inputs: `fast` estimates it at each layer, `balanced` measures it at
-            the outputs, `thorough` at more widths, on more inputs.
+            the outputs, `thorough` at more widths on more inputs, and again around the plan found.
         solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
             licence admits the size, else HiGHS.
         runtime: What the model will run on and is measured with: `onnxruntime`, `openvino` or `tensorrt`, with a

@@ -80,7 +80,7 @@ def span(
             put(graph.initializer.add(), replaced.get(name, network.weights[name]), name)
         elif name not in computed:
             graph.input.append(_typed(network, name))
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    graph.output.extend(_typed(network, name) for name in outputs)
     return model
 
 
@@ -94,5 +94,7 @@ def _needed(nodes: tuple[Node, ...], outputs: Collection[str]) -> list[Node]:
 
 
 def _typed(network: Network, name: str) -> onnx.ValueInfoProto:
-    """An input with its type and, where it is known, its shape."""
+    """An input or output with its type and shape, as far as they are known."""
+    if name not in network.types:
+        return onnx.ValueInfoProto(name=name)
     return helper.make_tensor_value_info(name, network.types[name], network.shapes.get(name))

@@ -7,7 +7,7 @@ through the measured points, split among the blocks that the group's layers lie 
 
 A trial is the network with the weights at dropped positions set to zero, which is what the cut network computes; a
 scorer that fits the remaining weights anew gives those instead, as a `Patch`. A removed block is its branch at zero, as
-in the cut network. Its mean could be kept in a bias behind it, at less damage, but nothing puts it there.
+in the cut network; where its mean is put into a bias behind it, that is a `Removal` (`onnx_mdp.importance.means`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from onnx_mdp.divergence import Divergence
 from onnx_mdp.errors import OptionError
 from onnx_mdp.groups.cut import masked_weights
 from onnx_mdp.groups.find import Analysis, Group
-from onnx_mdp.importance.base import Curve, Scores, Vector
+from onnx_mdp.importance.base import Curve, Scores
 from onnx_mdp.importance.replay import Replay, Trial
+from onnx_mdp.importance.shape import scaled, shapes
 from onnx_mdp.inputs.base import Array, Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.runtime.base import Runtime
@@ -32,19 +33,20 @@ Mend = Callable[[Plan], Mapping[str, Array]]
 """Initializers of the dense network, in full shape, with which it computes what a cut one would."""
 Progress = Callable[[int, int], None]
 
-_LEAST = 1e-12  # a measured damage below this is rounding
-_POWERS = (0.5, 3.0)  # of a local error that a damage can plausibly grow with
-
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: shares of each group's units to keep in trials, and the number of inputs."""
+    """How much is measured: shares of each group's units to keep in trials, the number of inputs, and how often again.
+
+    `rounds` is the number of times that damage may be measured around the plan found, for another search.
+    """
 
     levels: tuple[float, ...]
     inputs: int
+    rounds: int = 0
 
 
-_EFFORTS = {"fast": Effort((), 0), "balanced": Effort((0.5,), 64), "thorough": Effort((0.5, 0.75), 128)}
+_EFFORTS = {"fast": Effort((), 0), "balanced": Effort((0.5,), 64), "thorough": Effort((0.5, 0.75), 128, rounds=2)}
 
 
 def find_effort(name: str) -> Effort:
@@ -102,13 +104,13 @@ def calibrate(
     ]
     removals = [Trial(block.name, block.silenced, partial(mend, Plan({}, (block.name,)))) for block in analysis.blocks]
     found = replay.judged([*cuts, *removals], divergence.divergence, progress)
-    removal = {block.name: found[block.name] for block in analysis.blocks}
+    removed = {block.name: found[block.name] for block in analysis.blocks}
     curves: list[Curve] = []
     for group in analysis.groups:
         points = {width: found[_key(group, width)] for width in widths[group.name]}
-        most = removal.get(analysis.homes.get(group.name, ""), np.inf)
-        curves += scaled(_curves(analysis, scores, group), points, most)
-    return replace(scores, curves=tuple(curves), removal=removal, unit=divergence.unit)
+        most = removed.get(analysis.homes.get(group.name, ""), np.inf)
+        curves += scaled(shapes(analysis, scores, group), points, most)
+    return replace(scores, curves=tuple(curves), removal=removed, unit=divergence.unit)
 
 
 def _key(group: Group, width: int) -> str:
@@ -127,43 +129,3 @@ def _widths(group: Group, effort: Effort) -> list[int]:
     """The widths to try, ascending: as near to the effort's levels as the group admits; none if it cannot be cut."""
     wanted = (int(np.clip(round(level * group.units), group.floor, group.units - 1)) for level in effort.levels)
     return sorted(set(wanted)) if group.floor < group.units else []
-
-
-def _curves(analysis: Analysis, scores: Scores, group: Group) -> list[Curve]:
-    """The scorer's curves of a group; where it has none, every unit counts the same."""
-    found = [curve for curve in scores.curves if curve.group == group.name]
-    if any(curve.damage[0] > 0 for curve in found):
-        return found
-    return [Curve(group.name, analysis.homes.get(group.name), np.linspace(1.0, 0.0, group.units + 1))]
-
-
-def scaled(curves: list[Curve], points: Mapping[int, float], most: float) -> list[Curve]:
-    """The curves such that their sum is a c^p through the measured points, and beyond them at most `most`."""
-    total = np.sum([curve.damage for curve in curves], axis=0)
-    share = [curve.damage / np.maximum(total, _LEAST) for curve in curves]
-    damage = _through(total, points, most)
-    return [replace(curve, damage=damage * part) for curve, part in zip(curves, share, strict=True)]
-
-
-def _through(total: Vector, points: Mapping[int, float], most: float) -> Vector:
-    """Damage at each width: a power of the local error through the points, monotone, by straight lines in log space.
-
-    With one point it is proportional to the local error: both are of second order in a small change.
-    """
-    error = np.maximum(total, _LEAST)
-    widths = sorted(points, reverse=True)  # from little damage to much
-    if not widths:
-        return np.zeros_like(total)
-    x = np.log([error[width] for width in widths])
-    y = np.log(np.maximum.accumulate([max(points[width], _LEAST) for width in widths]))
-    power = 1.0
-    if len(x) > 1 and x[-1] > x[0]:
-        power = float(np.clip((y[-1] - y[0]) / (x[-1] - x[0]), *_POWERS))
-    at = np.log(error)
-    line = np.interp(at, x, y) + power * (np.minimum(at - x[0], 0) + np.maximum(at - x[-1], 0))
-    damage: Vector = np.exp(line)
-    worst = np.exp(y[-1])
-    beyond = np.arange(len(total)) < widths[-1]
-    damage[beyond] = np.minimum(damage[beyond], max(most, worst))
-    damage[total <= _LEAST] = 0.0
-    return damage

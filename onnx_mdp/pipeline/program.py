@@ -137,6 +137,7 @@ class Program:
             Term((choice[curve.group],), curve.damage[list(widths[curve.group])], curve.block)
             for curve in self.scores.curves
         ]
-        for name, damage in self.scores.removal.items():
-            terms += [Term((), np.array(damage)), Term((), np.array(-damage), name)]
+        around = {gate.name: gate.inside for gate in self._gates}
+        for name, damage in self.scores.removal.items():  # inside a removed block, there is nothing left to remove
+            terms += [Term((), np.array(damage), around[name]), Term((), np.array(-damage), name)]
         return terms

@@ -36,6 +36,7 @@ from onnx_mdp.latency.fill import check_way
 from onnx_mdp.latency.levels import Floor
 from onnx_mdp.latency.lut import LatencyTable, default_path
 from onnx_mdp.latency.measure import Meter
+from onnx_mdp.pipeline.again import Again
 from onnx_mdp.pipeline.constraints import Constraints, check_constraints, find_constraints, unreachable
 from onnx_mdp.pipeline.forecast import Forecast, foreseen
 from onnx_mdp.pipeline.listener import Listener
@@ -106,6 +107,7 @@ class _Case:
     runtime: Runtime
     feeds: Feeds
     constraints: Constraints
+    again: Again | None
 
 
 class _Prune:
@@ -177,8 +179,9 @@ class _Prune:
                 scores = calibrate(analysis, scores, held, prover(runtime), self.effort, mender, step)
             elif samples is not None and self.effort.levels:
                 self._warn(f"{samples.count} inputs are too few to measure damage with: give 3 batches or more")
+        again = Again(held, prover(runtime), self.effort.rounds) if held is not None and self.effort.rounds else None
         feeds = first_feeds(network, samples, options.seed)
-        return _Case(model, source, prepared, analysis, samples, scores, runtime, feeds, constraints)
+        return _Case(model, source, prepared, analysis, samples, scores, runtime, feeds, constraints, again)
 
     def _uniform(self, case: _Case, ratio: float) -> Outcome:
         """Cut every group to the same share; the two models are compared once, at the end."""
@@ -236,6 +239,8 @@ class _Prune:
             loop = Loop(program, tables.fill, correction, stopwatch, budget, options.solver, self.listener)
             with self.clock.stage("search"):
                 trial = loop.run(dense)
+                if case.again:
+                    loop, trial = case.again.run(loop, trial, dense)
         if loop.reason:
             self._warn(f"the result uses {100 * trial.spent:.1f}% of the budget: {loop.reason}")
         if trial.measured.precision > stopwatch.precision:
@@ -263,6 +268,8 @@ class _Prune:
             loop = Forecast(program, tables.fill, tables.correction(), stopwatch, budget, options.solver, self.listener)
             with self.clock.stage("search"):
                 trial = loop.run(dense)
+                if case.again:
+                    loop, trial = case.again.run(loop, trial, dense)
         model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
         with self.clock.stage("measure"):
             self._warn_of_foreseeing(case, model, loop, meter)

@@ -5,7 +5,8 @@
                 one level per choice; the widths of linked choices add up
 
 A term is a table over the levels of some choices. It counts its entry, and nothing once its block, or a block that
-one lies inside of, is removed. The damage d of removing a block is the constant d and a term -d gated by the block.
+one lies inside of, is removed. The damage d of removing a block is the constant d, gated by the block around it if any,
+and a term -d gated by the block.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,23 @@ def test_what_hardly_reaches_the_outputs_is_cheap(runtime: Runtime) -> None:
     assert total(local, "u1")[4] == pytest.approx(total(local, "u2")[4])
     found = calibrate(analysis, local, x, runtime, FEW)
     assert total(found, "u1")[4] > 1000 * total(found, "u2")[4] > 0
+
+
+def test_units_that_a_scorer_finds_dead_do_not_inflate_the_others(runtime: Runtime) -> None:
+    """The measured half is all dead but for rounding: it says next to nothing about the other half."""
+    analysis = two_branches()
+    x = inputs_of(np.random.default_rng(6).normal(size=(12, 6)).astype(np.float32), "x")
+    local = scored(analysis, x, runtime)
+    dead = np.array([1.0, 0.75, 0.5, 0.25, 0, 0, 0, 0, 0])
+    local = replace(local, curves=tuple(replace(curve, damage=dead) for curve in local.curves))
+    tiny = {"u1": 1e-4, "u2": 0.0}
+
+    def patch(group: Group, width: int) -> dict[str, np.ndarray]:
+        first = group.members[0][0]
+        return {first: (analysis.network.weights[first] * (1 + tiny[group.name])).astype(np.float32)}
+
+    found = calibrate(analysis, local, x, runtime, FEW, patch)
+    assert 1e-9 < total(found, "u1")[0] < 1e-3
 
 
 def test_a_patch_says_what_the_weights_are_after_a_cut(runtime: Runtime) -> None:

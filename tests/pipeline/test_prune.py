@@ -17,6 +17,7 @@ from onnx_mdp.config import ApplyOptions
 from onnx_mdp.errors import BudgetError, NothingToPruneError, OptionError, OutputError, ProofError
 from onnx_mdp.graph.check import signature
 from onnx_mdp.graph.edit import Edits
+from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.prune import PruneResult
 from tests.conftest import MODELS, build_model
 
@@ -111,6 +112,37 @@ def test_ratio_halves_every_group(name: str) -> None:
     assert result.report.latency.ratio < 1
     assert result.report.proof["max_relative_error"] <= 1e-5
     assert not result.plan["removed_blocks"]
+
+
+class Notes(Listener):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_thorough_searches_again_around_the_plan(cnn: Path, calibration: Path, lut: Path) -> None:
+    notes = Notes()
+    result = onnx_mdp.prune(cnn, latency="75%", inputs=calibration, lut=lut, effort="thorough", listener=notes)
+    assert any("around the plan: damage" in note for note in notes.notes)
+    assert result.report.latency.ratio <= 0.75
+    assert result.report.proof["max_relative_error"] <= 1e-5
+
+
+@pytest.mark.parametrize(("effort", "count", "unit"), [("fast", 30, "relative error"), ("balanced", 30, "KL")])
+def test_reports_say_what_damage_is_counted_in(
+    cnn: Path, calibration: Path, lut: Path, effort: str, count: int, unit: str
+) -> None:
+    x = np.load(calibration)["input"][:count]
+    result = onnx_mdp.prune(cnn, latency="80%", inputs=x, lut=lut, effort=effort)
+    assert result.report.solve is not None
+    assert result.report.solve.unit == unit
+
+
+def test_too_few_inputs_to_measure_damage_with_are_said_so(cnn: Path, calibration: Path, lut: Path) -> None:
+    result = onnx_mdp.prune(cnn, latency="80%", inputs=np.load(calibration)["input"][:2], lut=lut)
+    assert any("2 inputs are too few to measure damage with" in text for text in result.report.warnings)
 
 
 def test_absolute_budget_in_milliseconds(cnn: Path, lut: Path) -> None:
@@ -237,6 +269,7 @@ def test_devices_and_pipes_are_not_replaced(cnn: Path, tmp_path: Path) -> None:
         ({"latency": "70%", "multiple": 0}, "--multiple 0"),
         ({"latency": "70%", "min_keep": "some"}, "--min-keep some"),
         ({"latency": "70%", "solver": "glpk"}, "--solver glpk: choose from"),
+        ({"latency": "70%", "effort": "great"}, "--effort great: choose from"),
         ({"latency": "70%", "importance": "luck"}, "--importance luck: choose from"),
         ({"latency": "70%", "importance": "activation"}, "add --inputs"),
         ({"latency": "70%", "runtime": "abacus"}, "no runtime 'abacus'"),
