@@ -22,18 +22,29 @@ _UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "ns": 1e-6}
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class PruneOptions:
-    """How to prune.
+class Goal:
+    """What `prune` is to reach.
 
     Attributes:
         latency: Budget: a time per run such as `4ms` or `850us`, or a share of the dense model's such as `70%`.
         ratio: Instead of a budget, the share of units every group keeps, such as `50%`: a uniform cut.
+    """
+
+    latency: str | None = None
+    ratio: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SearchOptions:
+    """How plans are searched for: what `prune` and `pareto` share.
+
+    Attributes:
         parameters: Keep at most this many parameters: a number such as `12M`, or a share such as `60%`.
         size: Keep at most this many bytes: `20MB`, or a share such as `60%`.
         macs: Keep at most this many multiply-accumulates: `1.2G`, or a share such as `60%`.
         max_removed: Remove at most this many blocks.
         tie: Keep equally many units of all groups whose name matches this shell pattern; repeatable.
-        output: File to write; the command line's default is the model's name with `-pruned`.
         inputs: Calibration inputs: `.npz` with one array per model input, or `.npy` for a single input.
         threads: Threads the model will run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
@@ -55,20 +66,14 @@ class PruneOptions:
         lut: Latency table file; by default one per user, shared by all models.
         lut_device: Plan for another device from its rows in the table: its fingerprint, or a part that fits no other.
         cluster: Measure on the like workers of a Dask cluster: the scheduler's address, such as `tcp://10.0.0.1:8786`.
-        report: Write a JSON report here.
-        plan: Write what was kept here, as JSON in the input model's names; `onnx-mdp apply` repeats it.
-        force: Overwrite the input model, and write a --ratio result even if it is slower.
         quiet: Print nothing but errors.
     """
 
-    latency: str | None = None
-    ratio: str | None = None
     parameters: str | None = None
     size: str | None = None
     macs: str | None = None
     max_removed: int | None = None
     tie: Annotated[tuple[str, ...], Parameter(negative="")] = ()
-    output: Annotated[Path | None, Parameter(alias="-o")] = None
     inputs: Path | None = None
     threads: int = 1
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
@@ -85,15 +90,32 @@ class PruneOptions:
     lut: Path | None = None
     lut_device: str | None = None
     cluster: str | None = None
-    report: Path | None = None
-    plan: Path | None = None
-    force: Annotated[bool, Parameter(negative="")] = False
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(
-            self, paths=("output", "inputs", "lut", "report", "plan"), lists=("shape", "lock", "tie", "runtime_option")
-        )
+        convert(self, paths=("inputs", "lut"), lists=("shape", "lock", "tie", "runtime_option"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PruneOptions(SearchOptions, Goal):
+    """How to prune.
+
+    Attributes:
+        output: File to write; the command line's default is the model's name with `-pruned`.
+        report: Write a JSON report here.
+        plan: Write what was kept here, as JSON in the input model's names; `onnx-mdp apply` repeats it.
+        force: Overwrite the input model, and write a --ratio result even if it is slower.
+    """
+
+    output: Annotated[Path | None, Parameter(alias="-o")] = None
+    report: Path | None = None
+    plan: Path | None = None
+    force: Annotated[bool, Parameter(negative="")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        convert(self, paths=("output", "report", "plan"))
 
 
 @Parameter(name="*")
@@ -141,7 +163,7 @@ class ProfileOptions:
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, paths=("inputs", "lut"), lists=("shape", "lock", "runtime_option"))
+        convert(self, paths=("inputs", "lut"), lists=("shape", "lock", "runtime_option"))
 
 
 @Parameter(name="*")
@@ -160,7 +182,7 @@ class InspectOptions:
     json: Annotated[bool, Parameter(negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, lists=("shape", "lock"))
+        convert(self, lists=("shape", "lock"))
 
 
 @Parameter(name="*")
@@ -179,7 +201,7 @@ class ExplainOptions:
     json: Annotated[bool, Parameter(negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, lists=("shape", "lock"))
+        convert(self, lists=("shape", "lock"))
 
 
 @Parameter(name="*")
@@ -204,27 +226,7 @@ class BenchOptions:
     json: Annotated[bool, Parameter(negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, lists=("shape", "runtime_option"))
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class SolveOptions:
-    """How to solve a program.
-
-    Attributes:
-        solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
-            licence admits the size, else HiGHS.
-        time_limit: Seconds after which the best plan so far is the answer.
-        output: File to write the answer to, as JSON; without it the answer is printed.
-    """
-
-    solver: str = "decomposition"
-    time_limit: float = 60.0
-    output: Annotated[Path | None, Parameter(alias="-o")] = None
-
-    def __post_init__(self) -> None:
-        _convert(self, paths=("output",))
+        convert(self, lists=("shape", "runtime_option"))
 
 
 @Parameter(name="*")
@@ -249,11 +251,11 @@ class ApplyOptions:
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
 
     def __post_init__(self) -> None:
-        _convert(self, paths=("output",), lists=("shape", "runtime_option"))
+        convert(self, paths=("output",), lists=("shape", "runtime_option"))
 
 
-def _convert(options: object, paths: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> None:
-    """Let Python callers write paths as text, and one pattern without a list around it."""
+def convert(options: object, paths: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> None:
+    """Let Python callers write paths as text, and one pattern without a list around it, in fields of these names."""
     for name in paths:
         value = getattr(options, name)
         object.__setattr__(options, name, Path(value) if isinstance(value, str) else value)

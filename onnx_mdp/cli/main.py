@@ -24,10 +24,10 @@ from onnx_mdp.config import (
     InspectOptions,
     ProfileOptions,
     PruneOptions,
-    SolveOptions,
 )
 from onnx_mdp.errors import MdpError, OptionError
 from onnx_mdp.pipeline.listener import Listener
+from onnx_mdp.program_config import SolveOptions
 
 _HELP = """Prune ONNX models to a latency budget: measured on this machine, solved to optimality, proven exact.
 
