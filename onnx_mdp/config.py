@@ -281,7 +281,7 @@ class LatencyBudget:
         return self.ms or (self.share or 1.0) * dense_ms
 
 
-def parse_latency(text: str) -> LatencyBudget:
+def parse_latency(text: str, option: str = "--latency") -> LatencyBudget:
     """A budget such as `4ms`, `850us`, `0.01s` or `70%`.
 
     Raises:
@@ -291,9 +291,9 @@ def parse_latency(text: str) -> LatencyBudget:
     unit = match.group(2).lower() if match else ""
     number = _number(match.group(1)) if match else None
     if number is not None and number <= 0:
-        raise OptionError(f"--latency {text}: must be more than zero; write 4ms, 850us, 0.01s or 70%")
+        raise OptionError(f"{option} {text}: must be more than zero; write 4ms, 850us, 0.01s or 70%")
     if number is None or (unit != "%" and unit not in _UNITS):
-        raise OptionError(f"--latency {text}: not a time or share; write 4ms, 850us, 0.01s or 70%")
+        raise OptionError(f"{option} {text}: not a time or share; write 4ms, 850us, 0.01s or 70%")
     if unit == "%":
         return LatencyBudget(text, None, number / 100)
     return LatencyBudget(text, number * _UNITS[unit], None)

@@ -55,6 +55,7 @@ HOMES = {
     "pyscipopt": "solve/solvers/scip.py",
     "sqlite3": "latency/lut.py",
     "distributed": "engine/dask.py",
+    "matplotlib": "report/plot.py",
 }
 
 
@@ -165,7 +166,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-LATE = {"onnxruntime", "openvino", "tensorrt", "polygraphy", "distributed"}
+LATE = {"matplotlib", "onnxruntime", "openvino", "tensorrt", "polygraphy", "distributed"}
 
 
 def test_importing_the_package_is_light() -> None:

@@ -75,6 +75,15 @@ class Program:
         """Least table latency within all limits, whatever the damage."""
         return Problem(self._choices, self._gates, self._links, self._latency, self.budgets)
 
+    def within(self, damage: float) -> Problem:
+        """Least table latency within all limits, with at most this damage."""
+        limit = Budget("damage", self._damage, damage)
+        return Problem(self._choices, self._gates, self._links, self._latency, (limit, *self.budgets))
+
+    def damage_of(self, answer: Answer) -> float:
+        """What an answer costs."""
+        return value(self._damage, answer.levels, answer.kept)
+
     def least(self, budget: Budget) -> Problem:
         """The least that one of the limits' budgets can be, whatever the damage and the other limits."""
         return Problem(self._choices, self._gates, self._links, budget.terms, ())
