@@ -3,7 +3,8 @@
 All latencies are solved for at once, from one preparation. Then the table entries that the plans rest on are measured
 where they were interpolated, and the table budget of every plan that is not predicted to take what was asked is moved.
 This is repeated until every plan was solved for on the tables as they are, is predicted to take what was asked and no
-more, and rests on measured entries. Every plan that came up counts for every latency it is predicted to meet.
+more, and rests on measured entries; roughly at first, which finds most of the entries and table budgets, then to the
+proven optimum. Every plan so proven counts for every latency it is predicted to meet.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from dataclasses import dataclass, field
 
 from onnx_mdp.errors import BudgetError, SolverError
 from onnx_mdp.latency.correct import Correction, Prediction
-from onnx_mdp.latency.fill import Fill
+from onnx_mdp.latency.fill import Entry, Fill
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.solve.problem import Answer, Problem, Status
-from onnx_mdp.solve.solve import solve, solve_many
+from onnx_mdp.solve.solve import Limits, solve, solve_many
 
 _LOW, _AIM = 0.994, 0.998  # of what was asked: from where a prediction is near enough, and what is aimed at
 _CLOSE = 0.002  # relative distance of table budgets below which none between them is tried
-_ROUNDS = 16
+_ROUNDS = 10
+_ROUGH, _EXACT = Limits(gap=1e-2), Limits()
 _REFINEMENTS = 20
 
 
@@ -32,14 +34,12 @@ class _Target:
     Attributes:
         share: what is asked, of the dense model's latency.
         limit: table milliseconds to solve for.
-        answer: the plan for `limit` by the tables as they are; None before that.
     """
 
     share: float
     limit: float
     low: float = 0.0
     high: float = math.inf
-    answer: Answer | None = None
     done: bool = False
 
     def reopen(self) -> None:
@@ -96,17 +96,12 @@ class FrontierSearch:
         self._settled(self.program.fastest, "")
         dense = self.program.dense_latency()
         targets = [_Target(share, dense * share / self.scale) for share in shares]
-        for _ in range(_ROUNDS):
-            todo = [target for target in targets if not target.done]
-            if not todo:
-                break
-            self._solve(todo)
-            if self._refine([target.answer for target in todo]):
-                for target in targets:
-                    target.reopen()
-            for target in todo:
-                self._judge(target)
-        return [self._best(share) for share in shares]
+        for limits in (_ROUGH, _EXACT):
+            for target in targets:
+                target.reopen()
+            self._search(targets, limits)
+        known = [(self.predicted(answer).share, self.program.damage_of(answer), answer) for answer in self._pool]
+        return [_best([plan for plan in known if plan[0] <= share]) for share in shares]
 
     def fastest(self, damage: float) -> Answer:
         """The plan of least table latency whose damage is at most `damage`.
@@ -129,19 +124,29 @@ class FrontierSearch:
         """The lowest share of the dense model's latency that a plan is predicted to take, of those that came up."""
         return min(self.predicted(answer).share for answer in self._pool)
 
-    def _solve(self, targets: Sequence[_Target]) -> None:
-        limits = [target.limit for target in targets]
-        found = solve_many(self.program.problem(limits[0]), limits, solver=self.solver)
-        for target, answer in zip(targets, found, strict=True):
-            target.answer = self._answered(answer)
-            self._pool += [answer] if answer.has_plan else []
+    def _search(self, targets: Sequence[_Target], limits: Limits) -> None:
+        """Solve for the targets, refine what their plans rest on and move their table budgets, until all are met."""
+        for _ in range(_ROUNDS):
+            todo = [target for target in targets if not target.done]
+            if not todo:
+                break
+            budgets = [target.limit for target in todo]
+            found = solve_many(self.program.problem(budgets[0]), budgets, limits, self.solver)
+            answers = [self._answered(answer) for answer in found]
+            self._pool += [answer for answer in answers if answer.has_plan and limits is _EXACT]
+            stale = [target for target, answer in zip(todo, answers, strict=True) if self._unknown([answer])]
+            refined = self._refine(answers)
+            for target, answer in zip(todo, answers, strict=True):
+                self._judge(target, answer)
+            if refined:  # roughly, an entry matters to the plans that rest on it; exactly, to all
+                for target in targets if limits is _EXACT else stale:
+                    target.reopen()
 
-    def _judge(self, target: _Target) -> None:
-        if target.answer is None or not target.answer.has_plan:
-            target.done = True  # the fastest plan of all is known: it is this one, or none
+    def _judge(self, target: _Target, answer: Answer) -> None:
+        if answer.has_plan:
+            target.judge(self.program.sums_of(answer).kept, self.predicted(answer).share)
         else:
-            kept = self.program.sums_of(target.answer).kept
-            target.judge(kept, self.predicted(target.answer).share)
+            target.done = True  # the fastest plan of all is known: it is this one, or none
 
     def _settled(self, problem: Callable[[], Problem], asked: str) -> Answer:
         """The answer to a problem whose table entries are all measured."""
@@ -153,16 +158,20 @@ class FrontierSearch:
                 self._pool.append(answer)
                 return answer
 
-    def _refine(self, answers: Sequence[Answer | None]) -> bool:
+    def _refine(self, answers: Sequence[Answer]) -> bool:
         """Measure the entries that plans rest on, where they are not known; whether that changed the tables."""
-        plans = [answer for answer in answers if answer is not None and answer.has_plan]
-        entries = dict.fromkeys(entry for answer in plans for entry in self.program.entries(answer))
-        unknown = [(table, index) for table, index in entries if index not in table.known]
+        unknown = self._unknown(answers)
         if not unknown or self._refined >= _REFINEMENTS or not self.fill.refine(unknown):
             return False
         self._refined += 1
         self.program.refresh()
         return True
+
+    def _unknown(self, answers: Sequence[Answer]) -> list[Entry]:
+        """The entries that plans rest on and that are not known."""
+        plans = [answer for answer in answers if answer.has_plan]
+        entries = dict.fromkeys(entry for answer in plans for entry in self.program.entries(answer))
+        return [(table, index) for table, index in entries if index not in table.known]
 
     def _answered(self, answer: Answer) -> Answer:
         self.solve_seconds += answer.seconds
@@ -170,11 +179,6 @@ class FrontierSearch:
         if not answer.has_plan and answer.status is not Status.INFEASIBLE:
             raise SolverError(f"{answer.solver} found no plan within 60 s; try fewer groups (--lock) or --multiple")
         return answer
-
-    def _best(self, share: float) -> Answer | None:
-        """Of all plans that came up, that of least damage which is predicted to take no more than a share."""
-        fitting = [answer for answer in self._pool if self.predicted(answer).share <= share]
-        return min(fitting, key=lambda a: (self.program.damage_of(a), self.predicted(a).share), default=None)
 
     def _impossible(self, asked: str) -> BudgetError:
         text = self.program.constraints.text
@@ -184,3 +188,8 @@ class FrontierSearch:
         return BudgetError(
             f"{asked} cannot be met with {text}: the least damage of a plan within {text} is {least:.3g}; allow more"
         )
+
+
+def _best(plans: Sequence[tuple[float, float, Answer]]) -> Answer | None:
+    """Of plans with their predicted shares and damages, that of least damage; of equals the fastest."""
+    return min(plans, key=lambda plan: (plan[1], plan[0]))[2] if plans else None

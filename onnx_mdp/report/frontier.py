@@ -71,7 +71,7 @@ class Frontier:
 
 def frontier_table(found: Frontier, written: Sequence[str] = ()) -> RenderableType:
     """What `pareto` found, and the files it wrote."""
-    columns = ("asked", "ms", "±", "left", "damage", "params", "MACs", "removed", "units kept")
+    columns = ("asked", "ms", "±", "left", "damage", "params", "MACs", "removed", "units")
     head = (
         f"{found.model}: {found.dense_ms:.3g} ms, {found.parameters:,} parameters, {found.blocks} removable blocks\n"
         f"latencies are predictions for {found.device}"
