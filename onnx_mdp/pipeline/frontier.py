@@ -22,7 +22,7 @@ from onnx_mdp.solve.solve import Limits, solve, solve_many
 
 _LOW, _AIM = 0.994, 0.998  # of what was asked: from where a prediction is near enough, and what is aimed at
 _CLOSE = 0.002  # relative distance of table budgets below which none between them is tried
-_ROUNDS = 10
+_ROUNDS = 24
 _ROUGH, _EXACT = Limits(gap=1e-2), Limits()
 _REFINEMENTS = 20
 
@@ -96,10 +96,7 @@ class FrontierSearch:
         self._settled(self.program.fastest, "")
         dense = self.program.dense_latency()
         targets = [_Target(share, dense * share / self.scale) for share in shares]
-        for limits in (_ROUGH, _EXACT):
-            for target in targets:
-                target.reopen()
-            self._search(targets, limits)
+        self._search(targets)
         known = [(self.predicted(answer).share, self.program.damage_of(answer), answer) for answer in self._pool]
         return [_best([plan for plan in known if plan[0] <= share]) for share in shares]
 
@@ -124,23 +121,37 @@ class FrontierSearch:
         """The lowest share of the dense model's latency that a plan is predicted to take, of those that came up."""
         return min(self.predicted(answer).share for answer in self._pool)
 
-    def _search(self, targets: Sequence[_Target], limits: Limits) -> None:
-        """Solve for the targets, refine what their plans rest on and move their table budgets, until all are met."""
+    def _search(self, targets: Sequence[_Target]) -> None:
+        """Solve for the targets, refine what their plans rest on and move their table budgets, until all are met.
+
+        An entry that is measured matters first to the plans that rest on it. Once all of them are settled, every target
+        is solved for again, as any plan may have become better than another.
+        """
+        limits, ends, changed = _ROUGH, len(self._pool), True
         for _ in range(_ROUNDS):
             todo = [target for target in targets if not target.done]
-            if not todo:
+            if not todo and not changed:
                 break
-            budgets = [target.limit for target in todo]
-            found = solve_many(self.program.problem(budgets[0]), budgets, limits, self.solver)
-            answers = [self._answered(answer) for answer in found]
-            self._pool += [answer for answer in answers if answer.has_plan and limits is _EXACT]
+            if not todo:
+                limits, changed, todo = _EXACT, False, list(targets)
+                del self._pool[ends:]
+                for target in targets:
+                    target.reopen()
+            answers = self._solved(todo, limits)
             stale = [target for target, answer in zip(todo, answers, strict=True) if self._unknown([answer])]
             refined = self._refine(answers)
             for target, answer in zip(todo, answers, strict=True):
                 self._judge(target, answer)
-            if refined:  # roughly, an entry matters to the plans that rest on it; exactly, to all
-                for target in targets if limits is _EXACT else stale:
-                    target.reopen()
+            for target in stale if refined else ():
+                target.reopen()
+            changed |= refined
+
+    def _solved(self, targets: Sequence[_Target], limits: Limits) -> list[Answer]:
+        budgets = [target.limit for target in targets]
+        found = solve_many(self.program.problem(budgets[0]), budgets, limits, self.solver)
+        answers = [self._answered(answer) for answer in found]
+        self._pool += [answer for answer in answers if answer.has_plan]
+        return answers
 
     def _judge(self, target: _Target, answer: Answer) -> None:
         if answer.has_plan:
