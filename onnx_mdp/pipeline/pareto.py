@@ -128,6 +128,8 @@ class _Pareto(Planner):
             if path:
                 check_writable(path)
         if folder := self.options.plans:
+            if folder.exists() and not folder.is_dir():
+                raise OutputError(f"--plans {folder}: is a file; give a folder")
             check_writable(folder / _plan_name(1) if folder.is_dir() else folder)
 
     def _found(self, case: Case, meter: Meter, dense: Comparison | None) -> ParetoResult:
@@ -142,7 +144,7 @@ class _Pareto(Planner):
         for notice in dict.fromkeys(one.answer.notice for one in wanted if one.answer.notice):
             self.warn(notice)
         plans = [program.plan(one.answer) for one in wanted]
-        points = _Points(case, search, dense)
+        points = _Points(case, search, dense, self.options.plans)
         frontier = Frontier(
             model=case.source.name,
             device=str(self.device),
@@ -152,7 +154,7 @@ class _Pareto(Planner):
             macs=sum(node_macs(case.analysis.network).values()),
             blocks=len(case.analysis.blocks),
             units={group.name: group.units for group in case.analysis.groups},
-            points=[points.point(one, plan) for one, plan in zip(wanted, plans, strict=True)],
+            points=[points.point(i, one, plan) for i, (one, plan) in enumerate(zip(wanted, plans, strict=True), 1)],
             unreachable=self.unreachable,
             solver=wanted[0].answer.solver,
             solves=search.solved,
@@ -164,7 +166,7 @@ class _Pareto(Planner):
     def _wanted(self, search: FrontierSearch, dense: Comparison) -> list[_Wanted]:
         if self.options.damage_max is not None:
             answer = search.fastest(self.options.damage_max)
-            return [_Wanted(f"damage {self.options.damage_max:g}", None, answer)]
+            return [_Wanted(f"damage ≤ {self.options.damage_max:g}", None, answer)]
         asked = self.span.latencies(dense.dense_ms)
         answers = search.frontier([ms / dense.dense_ms for _, ms in asked])
         found = [_Wanted(text, ms, answer) for (text, ms), answer in zip(asked, answers, strict=True) if answer]
@@ -197,14 +199,15 @@ class _Pareto(Planner):
 class _Points:
     """Makes points of answers."""
 
-    def __init__(self, case: Case, search: FrontierSearch, dense: Comparison) -> None:
+    def __init__(self, case: Case, search: FrontierSearch, dense: Comparison, folder: Path | None) -> None:
         self._case = case
+        self._folder = folder
         self._search = search
         self._dense = dense
         analysis = case.analysis
         self._counts = count_parameters(analysis), count_macs(analysis)
 
-    def point(self, wanted: _Wanted, plan: Plan) -> Point:
+    def point(self, number: int, wanted: _Wanted, plan: Plan) -> Point:
         """The facts of a plan."""
         case, answer = self._case, wanted.answer
         predicted, ms = self._search.predicted(answer), self._dense.dense_ms
@@ -224,6 +227,7 @@ class _Points:
             status=answer.status,
             gap=answer.gap,
             limits=[limit.fact(case.analysis, plan) for limit in case.constraints.limits],
+            plan=str(self._folder / _plan_name(number)) if self._folder else None,
         )
 
 
@@ -234,9 +238,7 @@ def _span(options: ParetoOptions) -> _Span:
             raise OptionError(f"--damage-max {options.damage_max:g}: must be a number, 0 or more")
         if given := [name for name in ("from_", "to", "points") if getattr(options, name) is not None]:
             name = given[0].rstrip("_")
-            raise OptionError(
-                f"--damage-max with --{name}: the fastest plan within a damage is one; give one of the two"
-            )
+            raise OptionError(f"--damage-max with --{name}: the fastest plan within a damage is one; give either")
     points = _POINTS if options.points is None else options.points
     if points < 1:
         raise OptionError(f"--points {points}: must be 1 or more")

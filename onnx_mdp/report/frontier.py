@@ -12,6 +12,8 @@ from rich.text import Text
 
 from onnx_mdp.report.text import table
 
+_GAP = 1e-6
+
 
 @dataclass(frozen=True)
 class Point:
@@ -74,7 +76,7 @@ def frontier_table(found: Frontier, written: Sequence[str] = ()) -> RenderableTy
     columns = ("asked", "ms", "±", "left", "damage", "params", "MACs", "removed", "units")
     head = (
         f"{found.model}: {found.dense_ms:.3g} ms, {found.parameters:,} parameters, {found.blocks} removable blocks\n"
-        f"latencies are predictions for {found.device}"
+        f"predicted for {found.device}"
     )
     lines = [
         f"program: {_proven(found.points)}, {found.solves} solved in {found.solve_seconds:.1f} s by {found.solver}",
@@ -101,11 +103,11 @@ def _row(point: Point, found: Frontier) -> tuple[str, ...]:
 
 
 def _kept(point: Point, units: Mapping[str, int]) -> str:
-    """The mean share of units that groups keep, and the least, over the groups that are still there."""
-    shares = [100 * point.widths[name] / count for name, count in units.items() if point.widths[name]]
-    return f"{fmean(shares):.0f}%, ≥{min(shares):.0f}%" if shares else "-"
+    """The mean share of units that groups keep, over the groups that are still there."""
+    shares = [point.widths[name] / count for name, count in units.items() if point.widths[name]]
+    return f"{100 * fmean(shares):.0f}%" if shares else "-"
 
 
 def _proven(points: Sequence[Point]) -> str:
-    open_ones = sum(point.status != "optimal" for point in points)
+    open_ones = sum(point.gap > _GAP for point in points)
     return f"{open_ones} of {len(points)} plans not proven optimal" if open_ones else "every plan optimal"
