@@ -102,12 +102,16 @@ class PruneOptions(SearchOptions, Goal):
     """How to prune.
 
     Attributes:
+        also: A further latency budget that the same plan meets: `latency=` with what is different there of `runtime=`,
+            `threads=`, `shape=` and `runtime-option=`, such as `'runtime=openvino latency=3ms'` or
+            `'shape=image:8x3x224x224 latency=60%'`; repeatable.
         output: File to write; the command line's default is the model's name with `-pruned`.
         report: Write a JSON report here.
         plan: Write what was kept here, as JSON in the input model's names; `onnx-mdp apply` repeats it.
         force: Overwrite the input model, and write a --ratio result even if it is slower.
     """
 
+    also: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     report: Path | None = None
     plan: Path | None = None
@@ -115,7 +119,7 @@ class PruneOptions(SearchOptions, Goal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        convert(self, paths=("output", "report", "plan"))
+        convert(self, paths=("output", "report", "plan"), lists=("also",))
 
 
 @Parameter(name="*")

@@ -21,7 +21,7 @@ from onnx_mdp.importance.registry import choose_scorer, make_scorer
 from onnx_mdp.inputs.arrays import Inputs
 from onnx_mdp.latency.borrow import BorrowedMeter
 from onnx_mdp.latency.fill import check_way
-from onnx_mdp.latency.levels import Floor
+from onnx_mdp.latency.levels import Floor, Grid
 from onnx_mdp.latency.lut import LatencyTable, default_path
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.constraints import Constraints, check_constraints, find_constraints, unreachable
@@ -152,11 +152,11 @@ class Planner:
             self.device = meter.engine.fingerprint
             yield meter
 
-    def tables(self, case: Case, meter: Meter) -> Tables:
+    def tables(self, case: Case, meter: Meter, grid: Grid | None = None) -> Tables:
         """The tables of the model, filled; what could not be measured well is a warning."""
         with self.clock.stage("profile"):
             ties = case.constraints.ties
-            tables = tabulate(case.analysis, meter, case.feeds, self.floor, self.search.fill, self._filled, ties)
+            tables = tabulate(case.analysis, meter, case.feeds, self.floor, self.search.fill, self._filled, ties, grid)
             if isinstance(meter, BorrowedMeter):
                 meter.strict = False  # from here on, what is missing near the plans is interpolated
             self._warn_of_measuring(meter)

@@ -166,7 +166,7 @@ class _Pareto(Planner):
     def _wanted(self, search: FrontierSearch, dense: Comparison) -> list[_Wanted]:
         if self.options.damage_max is not None:
             answer = search.fastest(self.options.damage_max)
-            return [_Wanted(f"damage ≤ {self.options.damage_max:g}", None, answer)]
+            return [_Wanted(f"≤ {self.options.damage_max:g}", None, answer)]
         asked = self.span.latencies(dense.dense_ms)
         answers = search.frontier([ms / dense.dense_ms for _, ms in asked])
         found = [_Wanted(text, ms, answer) for (text, ms), answer in zip(asked, answers, strict=True) if answer]

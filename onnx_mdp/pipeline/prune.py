@@ -21,6 +21,8 @@ from onnx_mdp.pipeline.forecast import Forecast, foreseen
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop
 from onnx_mdp.pipeline.reporting import Outcome, Search, make_report
+from onnx_mdp.pipeline.several import check_several, search_several
+from onnx_mdp.pipeline.sides import parse_also
 from onnx_mdp.pipeline.stages import InputsLike, ModelLike, check_output
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.report.facts import Report
@@ -68,6 +70,9 @@ class _Prune(Planner):
         self.budget, self.ratio = _asked(options)
         super().__init__(options, listener)
         check_uniform(options)
+        further = [parse_also(text, options) for text in options.also]
+        planners = check_several(self, further, has_latency=self.budget is not None)
+        self.further = list(zip(further, planners, strict=True))
 
     def run(self, model: ModelLike, inputs: InputsLike | None) -> PruneResult:
         case = self.case(model, inputs, self._check)
@@ -114,6 +119,8 @@ class _Prune(Planner):
 
     def _budgeted(self, case: Case, budget: LatencyBudget) -> Outcome:
         """Fill the latency table, then search the plan that meets the budget."""
+        if self.further:
+            return search_several(self, case, budget, self.further)
         if self.options.lut_device is not None:
             return self._foreseen(case, budget, self.options.lut_device)
         with self.engine(case) as engine:
@@ -186,8 +193,7 @@ class _Prune(Planner):
         self.warn(reason)
         if budget.spent(dense.dense_ms, dense.dense_ms) > 1:
             return Outcome(plan, whole, dense, reason)
-        same = replace(dense, pruned_ms=dense.dense_ms, pruned_wall_ms=dense.dense_wall_ms)
-        return Outcome(plan, load(case.given)[1], same, reason)
+        return Outcome(plan, load(case.given)[1], dense.same(), reason)
 
     def _prove(self, case: Case, outcome: Outcome) -> Proof:
         given = [next(case.inputs.batches())] if case.inputs else []

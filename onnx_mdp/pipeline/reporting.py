@@ -43,13 +43,17 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The plan a run settled on, its model, how that compares with the dense one, and the search that found it."""
+    """The plan a run settled on, its model, how that compares with the dense one, and the search that found it.
+
+    `also` has the facts of further latency budgets.
+    """
 
     plan: Plan
     model: onnx.ModelProto
     measured: Comparison
     reason: str = ""
     search: Search | None = None
+    also: Sequence[dict[str, Any]] = ()
 
 
 def make_report(
@@ -76,6 +80,7 @@ def make_report(
         blocks=block_facts(analysis, outcome.plan),
         locked=locked_facts(analysis),
         lut=_lut(outcome),
+        also=outcome.also,
         options={name: _plain(value) for name, value in asdict(options).items()},
     )
 

@@ -49,7 +49,7 @@ class Report:
     """Everything a run found and did.
 
     `budget` is what was asked; `reason` is empty, or why the result is not closer to the budget; `limits` are the
-    budgets besides latency, with what the plan counts.
+    budgets besides latency, with what the plan counts, `also` further latency budgets with what was measured for each.
     """
 
     model: str
@@ -69,6 +69,7 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     limits: Sequence[dict[str, Any]] = ()
+    also: Sequence[dict[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dumps."""

@@ -35,7 +35,12 @@ def summary(report: Report, path: str) -> RenderableType:
         ("size", _bytes(size["dense"]), _bytes(size["pruned"]), _share(size)),
     ]
     main = table("", ("", "dense", "pruned", "left"), rows, numbers=3)
-    lines = [f"budget: {_budget(report)}", *map(_limit, report.limits), f"device: {report.device}"]
+    lines = [
+        f"budget: {_budget(report)}",
+        *map(_limit, report.limits),
+        *map(_also, report.also),
+        f"device: {report.device}",
+    ]
     removed = [block["name"] for block in report.blocks if block["removed"]]
     lines.append(f"removed blocks: {len(removed)} of {len(report.blocks)}{': ' if removed else ''}{_few(removed)}")
     lines.append(
@@ -73,6 +78,12 @@ def _limit(limit: dict[str, Any]) -> str:
     most, used = limit["most"], limit["used"]
     share = f" ({_percent(used / most)})" if most else ""
     return f"limit: {limit['option']} = {most:,.0f}, used {used:,.0f}{share}"
+
+
+def _also(found: dict[str, Any]) -> str:
+    text = f"{_ms(found['dense_ms'])} became {_ms(found['pruned_ms'])} ({_percent(found['ratio'])})"
+    used = f"{_percent(found['spent'])} of {_ms(found['budget_ms'])}"
+    return f"{found['option'].removeprefix('--')}: {text}, used {used}, on {found['device']}"
 
 
 def _most_cut(groups: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
