@@ -227,8 +227,8 @@ class JointLoop:
             used = " and ".join(f"{100 * spent:.1f}%" for spent in closest.spent)
             found = f"the closest of {len(self.trials)} plans measured used {used} of the budgets"
         return BudgetError(
-            f"{asked}: {found}; the lowest predicted for each alone are {', '.join(lowest)}; ask for more, or allow more "
-            "with a lower --min-keep, a smaller --multiple or fewer --lock"
+            f"{asked}: {found}; the lowest predicted for each alone are {', '.join(lowest)}; ask for more, or allow "
+            "more with a lower --min-keep, a smaller --multiple or fewer --lock"
         )
 
 
