@@ -12,14 +12,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_mdp.pipeline import PruneResult, apply, explain, inspect, profile, prune
+    from onnx_mdp.pipeline import ParetoResult, PruneResult, apply, explain, inspect, pareto, profile, prune
 
-__all__ = ["PruneResult", "__version__", "apply", "explain", "inspect", "profile", "prune"]
+__all__ = [
+    "ParetoResult",
+    "PruneResult",
+    "__version__",
+    "apply",
+    "explain",
+    "inspect",
+    "pareto",
+    "profile",
+    "prune",
+]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"PruneResult", "apply", "explain", "inspect", "profile", "prune"}:
+    if name in __all__:
         from onnx_mdp import pipeline
 
         return getattr(pipeline, name)

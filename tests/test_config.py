@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnx_mdp.config import LatencyBudget, PruneOptions, parse_latency, parse_min_keep, parse_shapes, parse_share
+from onnx_mdp.config import PruneOptions
+from onnx_mdp.quantities import LatencyBudget, parse_latency, parse_min_keep, parse_shapes, parse_share
 
 
 @pytest.mark.parametrize(

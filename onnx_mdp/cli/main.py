@@ -24,10 +24,10 @@ from onnx_mdp.config import (
     InspectOptions,
     ProfileOptions,
     PruneOptions,
-    SolveOptions,
 )
 from onnx_mdp.errors import MdpError, OptionError
 from onnx_mdp.pipeline.listener import Listener
+from onnx_mdp.program_config import ParetoOptions, SolveOptions
 
 _HELP = """Prune ONNX models to a latency budget: measured on this machine, solved to optimality, proven exact.
 
@@ -38,6 +38,7 @@ Typical use:
 * `onnx-mdp profile model.onnx` shows where the time goes.
 * `onnx-mdp prune model.onnx --latency 70% --inputs calibration.npz -o pruned.onnx` makes it fit.
 * `onnx-mdp bench model.onnx pruned.onnx` compares the two.
+* `onnx-mdp pareto model.onnx --from 90% --to 30%` shows what every latency costs.
 
 Options can be kept in a TOML file with one table per command: `onnx-mdp prune model.onnx --config mdp.toml`.
 """
@@ -143,6 +144,36 @@ def profile(model: Path, /, *, options: ProfileOptions = ProfileOptions(), confi
         print(json.dumps(found, indent=1))
     else:
         _out().print(profiled(found, options.top))
+
+
+@app.command
+def pareto(model: Path, /, *, options: ParetoOptions = ParetoOptions(), config: Path | None = None) -> None:
+    """Show what every latency costs: the plans of least damage at many latencies.
+
+    All are solved for from one latency table, which `prune` plans with too, and none is built or measured: latencies
+    are predictions with their standard deviation. Nothing is written unless it is asked for. *Damage* is what a plan
+    costs in the unit of `--importance`, 0 for the dense model.
+
+    * `onnx-mdp pareto model.onnx --from 90% --to 30% --points 12 --plot frontier.svg`: evenly spaced latencies;
+    * `onnx-mdp pareto model.onnx --damage-max 0.5`: the reverse, the fastest plan within a damage;
+    * `onnx-mdp pareto model.onnx --plans plans`: a plan file for each point, `plans/01.json` for the slowest;
+    * `onnx-mdp apply model.onnx plans/03.json` then cuts the model so, and `onnx-mdp prune model.onnx --latency 60%`
+      finds the plan that measures within a latency.
+
+    Args:
+        model: The ONNX model.
+        config: TOML file with options, under [pareto].
+    """
+    from onnx_mdp import pipeline
+    from onnx_mdp.report.frontier import frontier_table
+
+    with _listener(quiet=options.quiet or options.json) as listener:
+        found = pipeline.pareto(model, options, listener=listener).frontier
+    if options.json:
+        print(json.dumps(found.to_json(), indent=1))
+    elif not options.quiet:
+        written = [str(path) for path in (options.plans, options.output, options.plot) if path]
+        _out().print(frontier_table(found, written))
 
 
 @app.command

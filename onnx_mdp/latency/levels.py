@@ -22,6 +22,10 @@ class Grid:
     conv: int
     matmul: int
 
+    def joined(self, other: Grid) -> Grid:
+        """The widths that both devices like; steps are powers of two."""
+        return Grid(max(self.conv, other.conv), max(self.matmul, other.matmul))
+
 
 @dataclass(frozen=True)
 class Floor:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import onnx
 
-from onnx_mdp.config import ApplyOptions, parse_shapes
+from onnx_mdp.config import ApplyOptions
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import load
 from onnx_mdp.graph.save import save_model
 from onnx_mdp.groups.find import analyze
 from onnx_mdp.pipeline.stages import ModelLike, check_output, prepare
+from onnx_mdp.quantities import parse_shapes
 from onnx_mdp.rewrite.plan import from_json, plan_edits, read_plan
 from onnx_mdp.runtime.base import RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime, prover

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_mdp.config import BenchOptions, parse_shapes
+from onnx_mdp.config import BenchOptions
 from onnx_mdp.errors import OptionError
 from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.load import load
 from onnx_mdp.graph.shapes import input_shapes
+from onnx_mdp.quantities import parse_shapes
 from onnx_mdp.runtime.base import RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
 from onnx_mdp.runtime.timing import alternate

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnx_mdp.config import PruneOptions, parse_amount
+from onnx_mdp.config import PruneOptions, SearchOptions
 from onnx_mdp.errors import BudgetError, OptionError
 from onnx_mdp.graph.edit import Edits, rewrite
 from onnx_mdp.graph.load import Source
@@ -15,6 +15,7 @@ from onnx_mdp.graph.weights import model_bytes, weight_bytes
 from onnx_mdp.groups.count import Count, count_bytes, count_macs, count_parameters
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.groups.tie import Ties, find_ties
+from onnx_mdp.quantities import parse_amount
 from onnx_mdp.rewrite.plan import Plan
 
 _COUNTS = ("parameters", "size", "macs")
@@ -67,16 +68,12 @@ class Constraints:
         return all(limit.dense <= limit.most for limit in self.limits)
 
 
-def check_constraints(options: PruneOptions) -> None:
+def check_constraints(options: SearchOptions) -> None:
     """Fail early on constraints that mean nothing.
 
     Raises:
-        OptionError: a value is malformed, or a constraint stands beside --ratio.
+        OptionError: a value is malformed.
     """
-    asked = [name for name in (*_COUNTS, "max_removed", "tie") if getattr(options, name) not in (None, ())]
-    if options.ratio is not None and asked:
-        name = asked[0].replace("_", "-")
-        raise OptionError(f"--{name} with --ratio: a uniform cut chooses nothing; use --latency (100% for no more)")
     if options.max_removed is not None and options.max_removed < 0:
         raise OptionError(f"--max-removed {options.max_removed}: must be 0 or more")
     for name in _COUNTS:
@@ -84,7 +81,24 @@ def check_constraints(options: PruneOptions) -> None:
             parse_amount(text, f"--{name}")
 
 
-def find_constraints(options: PruneOptions, analysis: Analysis, source: Source) -> Constraints:
+def check_uniform(options: PruneOptions) -> None:
+    """Fail early on what means nothing beside --ratio.
+
+    Raises:
+        OptionError: a constraint or another device's table stands beside it.
+    """
+    if options.ratio is None:
+        return
+    if asked := [name for name in (*_COUNTS, "max_removed", "tie") if getattr(options, name) not in (None, ())]:
+        name = asked[0].replace("_", "-")
+        raise OptionError(f"--{name} with --ratio: a uniform cut chooses nothing; use --latency (100% for no more)")
+    if options.lut_device is not None:
+        raise OptionError(
+            f"--lut-device {options.lut_device}: --ratio {options.ratio} plans without a table; give --latency"
+        )
+
+
+def find_constraints(options: SearchOptions, analysis: Analysis, source: Source) -> Constraints:
     """The constraints of the options for a model.
 
     Raises:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 
-from onnx_mdp.config import ExplainOptions, parse_shapes
+from onnx_mdp.config import ExplainOptions
 from onnx_mdp.errors import UnknownNameError
 from onnx_mdp.graph.load import load
 from onnx_mdp.groups.explain import Explainer, Explanation
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.pipeline.stages import ModelLike, prepare
+from onnx_mdp.quantities import parse_shapes
 
 _SUGGESTED = 3
 

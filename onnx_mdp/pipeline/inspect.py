@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from onnx_mdp.config import InspectOptions, parse_shapes
+from onnx_mdp.config import InspectOptions
 from onnx_mdp.graph.load import load
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.groups.share import lock_reasons, prunable_share
 from onnx_mdp.pipeline.stages import ModelLike, prepare
+from onnx_mdp.quantities import parse_shapes
 
 
 def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from functools import partial
 
 import onnx
 
-from onnx_mdp.config import LatencyBudget
 from onnx_mdp.errors import BudgetError, SolverError
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.latency.correct import Correction, Prediction, Sums
@@ -23,6 +22,7 @@ from onnx_mdp.latency.fill import Entry, Fill
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.quantities import LatencyBudget
 from onnx_mdp.rewrite.plan import Plan, plan_edits
 from onnx_mdp.solve.problem import Answer, Problem
 from onnx_mdp.solve.solve import Limits, solve

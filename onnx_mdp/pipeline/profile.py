@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from onnx_mdp.axes.terms import Factor, leaves
-from onnx_mdp.config import ProfileOptions, parse_min_keep, parse_shapes, parse_share
+from onnx_mdp.config import ProfileOptions
 from onnx_mdp.engine.registry import open_engine
 from onnx_mdp.errors import OptionError
 from onnx_mdp.graph.load import load
@@ -27,6 +27,7 @@ from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.stages import ModelLike, first_feeds, prepare
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
+from onnx_mdp.quantities import parse_min_keep, parse_shapes, parse_share
 from onnx_mdp.runtime.base import RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
 

@@ -28,7 +28,8 @@ class Program:
     """Everything the solver needs, in terms of groups and regions.
 
     `levels` are the candidate widths of each group, `sums` those of each sum that some region depends on. Tied groups
-    are one choice, named after the first of them.
+    are one choice, named after the first of them. `beside` is a program that this one is solved together with: of
+    the same groups and levels, on another device or at other sizes of the inputs.
     """
 
     analysis: Analysis
@@ -37,11 +38,12 @@ class Program:
     levels: Mapping[Factor, tuple[int, ...]]
     sums: Mapping[AxisTerm, tuple[int, ...]]
     constraints: Constraints = field(default_factory=Constraints)
+    beside: Program | None = None
 
     def __post_init__(self) -> None:
         self._names: dict[AxisTerm, str] = {group.factor: group.name for group in self.analysis.groups}
         self._names |= {group.factor: tie[0].name for tie in self.constraints.ties for group in tie}
-        self._names |= {term: f"sum {i}" for i, term in enumerate(self.sums)}
+        self._names |= self._sum_names()
         parents = parent_blocks(self.analysis.blocks)
         self._gates = tuple(Gate(block.name, parents[block.name]) for block in self.analysis.blocks)
         self._widths = {self._names[term]: widths for term, widths in [*self.levels.items(), *self.sums.items()]}
@@ -62,10 +64,19 @@ class Program:
             merged[key] = Term(names, before + values, table.region.block)
         self._latency = tuple(merged.values())
 
-    def problem(self, budget: float) -> Problem:
-        """Least damage with table latency within `budget` milliseconds, within all limits."""
-        limit = Budget("latency", self._latency, budget)
-        return Problem(self._choices, self._gates, self._links, self._damage, (limit, *self.budgets))
+    def problem(self, budget: float, others: Sequence[tuple[Program, float]] = ()) -> Problem:
+        """Least damage with table latency within `budget` milliseconds, within all limits.
+
+        Args:
+            budget: milliseconds.
+            others: programs that are beside this one, and the milliseconds of each.
+        """
+        every = [(self, budget), *others]
+        limits = [Budget(f"latency {i}", one._latency, ms) for i, (one, ms) in enumerate(every, 1)]
+        choices = {choice.name: choice for one, _ in every for choice in one._choices}
+        links = {link.total: link for one, _ in every for link in one._links}
+        budgets = (*limits, *self.budgets)
+        return Problem(tuple(choices.values()), self._gates, tuple(links.values()), self._damage, budgets)
 
     def unhurried(self) -> Problem:
         """Least damage within all limits, whatever the latency."""
@@ -74,6 +85,15 @@ class Program:
     def fastest(self) -> Problem:
         """Least table latency within all limits, whatever the damage."""
         return Problem(self._choices, self._gates, self._links, self._latency, self.budgets)
+
+    def within(self, damage: float) -> Problem:
+        """Least table latency within all limits, with at most this damage."""
+        limit = Budget("damage", self._damage, damage)
+        return Problem(self._choices, self._gates, self._links, self._latency, (limit, *self.budgets))
+
+    def damage_of(self, answer: Answer) -> float:
+        """What an answer costs."""
+        return value(self._damage, answer.levels, answer.kept)
 
     def least(self, budget: Budget) -> Problem:
         """The least that one of the limits' budgets can be, whatever the damage and the other limits."""
@@ -115,12 +135,25 @@ class Program:
             if table.region.block is None or answer.kept[table.region.block]
         ]
 
+    def _sum_names(self) -> dict[AxisTerm, str]:
+        """Names of sums; one that a program beside this has too, of the same widths, is the same choice."""
+        self._sums: dict[tuple[object, ...], str] = dict(self.beside._sums) if self.beside else {}
+        first = len(self._sums)
+        return {term: self._sums.setdefault(self._key(term), f"sum {first + i}") for i, term in enumerate(self.sums)}
+
+    def _key(self, term: AxisTerm) -> tuple[object, ...]:
+        """What a sum is, whatever its factors are called elsewhere."""
+        return (*self._parts(term), self.sums[term]) if isinstance(term, Sum) else (term,)
+
     def _link(self, term: Sum) -> Link:
+        return Link(self._names[term], *self._parts(term))
+
+    def _parts(self, term: Sum) -> tuple[tuple[tuple[str, int], ...], int]:
         fixed, counts = sum_parts(term, self.levels)
         parts: dict[str, int] = {}
         for leaf, count in counts.items():
             parts[self._names[leaf]] = parts.get(self._names[leaf], 0) + count
-        return Link(self._names[term], tuple(parts.items()), fixed)
+        return tuple(parts.items()), fixed
 
     def _budget(self, limit: Limit) -> Budget:
         if limit.count is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from onnx_mdp.config import LatencyBudget, PruneOptions
+from onnx_mdp.config import PruneOptions
 from onnx_mdp.graph.check import parameter_count
 from onnx_mdp.graph.load import Source
 from onnx_mdp.graph.weights import model_bytes
@@ -18,6 +18,8 @@ from onnx_mdp.latency.correct import Prediction
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.loop import Loop, Trial
 from onnx_mdp.pipeline.stopwatch import Comparison
+from onnx_mdp.quantities import LatencyBudget
+from onnx_mdp.recover.recover import Recovery
 from onnx_mdp.report.facts import LatencyFacts, Report, SolveFacts, block_facts, group_facts, locked_facts
 from onnx_mdp.rewrite.plan import Plan
 from onnx_mdp.runtime.base import Fingerprint
@@ -45,13 +47,17 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The plan a run settled on, its model, how that compares with the dense one, and the search that found it."""
+    """The plan a run settled on, its model, how that compares with the dense one, and the search that found it.
+
+    `also` has the facts of further latency budgets.
+    """
 
     plan: Plan
     model: onnx.ModelProto
     measured: Comparison
     reason: str = ""
     search: Search | None = None
+    also: Sequence[dict[str, Any]] = ()
 
 
 def make_report(
@@ -78,8 +84,17 @@ def make_report(
         blocks=block_facts(analysis, outcome.plan),
         locked=locked_facts(analysis),
         lut=_lut(outcome),
+        also=outcome.also,
         options={name: _plain(value) for name, value in asdict(options).items()},
     )
+
+
+def recovery_fact(recovery: Recovery | None) -> dict[str, Any]:
+    """What recovery did, as plain data; empty where there was none."""
+    if recovery is None:
+        return {}
+    facts = {name: getattr(recovery, name) for name in ("before", "after", "unit", "inputs", "kept")}
+    return {**facts, "layers": [asdict(refit) for refit in recovery.refits]}
 
 
 def _latency(outcome: Outcome, budget: LatencyBudget | None) -> LatencyFacts:

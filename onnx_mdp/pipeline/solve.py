@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from onnx_mdp.config import SolveOptions
 from onnx_mdp.errors import OptionError
 from onnx_mdp.graph.save import check_writable, write_text
+from onnx_mdp.program_config import SolveOptions
 from onnx_mdp.solve.problem_file import read_problem
 from onnx_mdp.solve.solve import Limits, check_solver, solve
 

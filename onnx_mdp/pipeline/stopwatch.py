@@ -34,6 +34,10 @@ class Comparison:
         """Pruned over dense."""
         return self.pruned_ms / self.dense_ms
 
+    def same(self) -> Comparison:
+        """The dense model compared with itself."""
+        return replace(self, pruned_ms=self.dense_ms, pruned_wall_ms=self.dense_wall_ms)
+
 
 class Stopwatch:
     """Times models against one dense model on one set of inputs.

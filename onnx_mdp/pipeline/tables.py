@@ -46,7 +46,7 @@ def borrow_table(lut: Path | None, device: str) -> LatencyTable:
     return LatencyTable(path, name, create=False)
 
 
-def check_borrowing(lut_device: str | None, cluster: str | None, ratio: str | None = None) -> None:
+def check_borrowing(lut_device: str | None, cluster: str | None) -> None:
     """Options that exclude each other.
 
     Raises:
@@ -56,5 +56,3 @@ def check_borrowing(lut_device: str | None, cluster: str | None, ratio: str | No
         raise OptionError(
             f"--lut-device {lut_device} plans from a table without measuring, --cluster {cluster} measures; give one"
         )
-    if lut_device is not None and ratio is not None:
-        raise OptionError(f"--lut-device {lut_device}: --ratio {ratio} plans without a table; give --latency")

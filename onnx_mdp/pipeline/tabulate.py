@@ -17,7 +17,7 @@ from onnx_mdp.latency.correct import Correction, Sums
 from onnx_mdp.latency.design import Variant
 from onnx_mdp.latency.fill import Fill, choose_way
 from onnx_mdp.latency.interpolate import Table
-from onnx_mdp.latency.levels import Floor, group_levels, sum_levels
+from onnx_mdp.latency.levels import Floor, Grid, group_levels, sum_levels
 from onnx_mdp.latency.measure import Meter, Progress, silent
 from onnx_mdp.latency.probe import find_grid
 from onnx_mdp.latency.regions import find_regions
@@ -67,10 +67,11 @@ def tabulate(
     way: str = "auto",
     progress: Progress = silent,
     ties: Ties = (),
+    grid: Grid | None = None,
 ) -> Tables:
-    """Find the regions of a model and measure their tables."""
+    """Find the regions of a model and measure their tables, at widths on a grid: by default the device's own."""
     filling = choose_way(way, profiles=meter.engine.profiles)
-    grid = find_grid(meter)
+    grid = grid or find_grid(meter)
     regions = find_regions(analysis)
     levels = group_levels(analysis, grid, floor, ties)
     sums = sum_levels(regions, levels, grid)

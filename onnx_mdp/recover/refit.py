@@ -21,7 +21,7 @@ from onnx_mdp.axes.terms import Factor, keep, leaves
 from onnx_mdp.graph.network import Network, Node, Weights, read_network
 from onnx_mdp.graph.part import sort_nodes
 from onnx_mdp.graph.unshare import unshare
-from onnx_mdp.graph.weights import put
+from onnx_mdp.graph.weights import array, put
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
@@ -126,7 +126,7 @@ class Refitter:
 
     def values(self, name: str) -> Array:
         """A weight of the cut model as it is now."""
-        return onnx.numpy_helper.to_array(self._weights[name])
+        return array(self._weights[name])
 
     def _target(self, site: Site, dense: Site) -> _Target:
         network = self._analysis.network
@@ -143,7 +143,7 @@ class Refitter:
 
     def _fit(self, site: Site, target: _Target) -> Refit | None:
         fitted, held = self._grams(site, target)
-        weight = onnx.numpy_helper.to_array(self._weights[site.weight])
+        weight = array(self._weights[site.weight])
         matrix = np.asarray(site.matrix(weight), np.float64)
         bias = bias_of(site, Weights(self._weights), matrix.shape)
         energy = float((held.c - held.b[:, -1] ** 2 / max(held.rows, 1e-30)).sum() / max(held.rows, 1e-30)) or 1.0
@@ -161,7 +161,7 @@ class Refitter:
 
     def _grams(self, site: Site, target: _Target) -> tuple[Gram, Gram]:
         """Moments on the inputs to fit to, and on those held out."""
-        matrix = site.matrix(onnx.numpy_helper.to_array(self._weights[site.weight]))
+        matrix = site.matrix(array(self._weights[site.weight]))
         grams = Gram.empty(*matrix.shape), Gram.empty(*matrix.shape)
         names = [target.dense.y, *(target.others or ())[:1]], [site.x, *(target.others or ())[1:]]
         picks: Indices | None = None
@@ -176,7 +176,7 @@ class Refitter:
     def _store(self, site: Site, weight: Array, bias: Array) -> None:
         put(self._weights[site.weight], weight, site.weight)
         if site.bias is not None:
-            before = onnx.numpy_helper.to_array(self._weights[site.bias])
+            before = array(self._weights[site.bias])
             put(self._weights[site.bias], carried_bias(site, before, bias), site.bias)
         elif site.node.op != "MatMul":
             name = f"{site.weight}/bias"

@@ -53,7 +53,8 @@ class Report:
     """Everything a run found and did.
 
     `budget` is what was asked; `reason` is empty, or why the result is not closer to the budget; `limits` are the
-    budgets besides latency, with what the plan counts; `lossless` is what was rewritten before anything was cut.
+    budgets besides latency, with what the plan counts, `also` further latency budgets with what was measured for each;
+    `lossless` is what was rewritten before anything was cut, `recovery` what fitting the weights anew did.
     """
 
     model: str
@@ -74,6 +75,8 @@ class Report:
     warnings: Sequence[str] = ()
     limits: Sequence[dict[str, Any]] = ()
     lossless: Mapping[str, Any] = field(default_factory=dict)
+    recovery: Mapping[str, Any] = field(default_factory=dict)
+    also: Sequence[dict[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dumps."""

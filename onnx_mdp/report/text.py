@@ -35,8 +35,14 @@ def summary(report: Report, path: str) -> RenderableType:
         ("size", _bytes(size["dense"]), _bytes(size["pruned"]), _share(size)),
     ]
     main = table("", ("", "dense", "pruned", "left"), rows, numbers=3)
-    lines = [f"budget: {_budget(report)}", *map(_limit, report.limits), f"device: {report.device}"]
+    lines = [
+        f"budget: {_budget(report)}",
+        *map(_limit, report.limits),
+        *map(_also, report.also),
+        f"device: {report.device}",
+    ]
     lines += _lossless(report.lossless)
+    lines += _recovered(report.recovery)
     removed = [block["name"] for block in report.blocks if block["removed"]]
     lines.append(f"removed blocks: {len(removed)} of {len(report.blocks)}{': ' if removed else ''}{_few(removed)}")
     lines.append(
@@ -86,6 +92,21 @@ def _lossless(found: Mapping[str, Any]) -> list[str]:
     return [
         f"lossless: moved {moves}: saves {_count(saved)} of {_count(total)} MACs ({_percent(saved / max(total, 1))})"
     ]
+
+
+def _recovered(found: Mapping[str, Any]) -> list[str]:
+    """What fitting the weights anew did to the outputs."""
+    if not found or not found["kept"]:
+        return []
+    fitted = sum(layer["ridge"] is not None for layer in found["layers"])
+    moved = f"{found['unit']} {found['before']:.3g} became {found['after']:.3g} on {found['inputs']} held-out inputs"
+    return [f"recovered: {moved}, {fitted} layers fitted anew"]
+
+
+def _also(found: dict[str, Any]) -> str:
+    text = f"{_ms(found['dense_ms'])} became {_ms(found['pruned_ms'])} ({_percent(found['ratio'])})"
+    used = f"{_percent(found['spent'])} of {_ms(found['budget_ms'])}"
+    return f"{found['option'].removeprefix('--')}: {text}, used {used}, on {found['device']}"
 
 
 def _most_cut(groups: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:

@@ -74,30 +74,37 @@ def solve(problem: Problem, solver: str = DEFAULT, limits: Limits | None = None)
     return _by_decomposition(problem, limits) if solver == DEFAULT else _by_milp(problem, solver, limits)
 
 
-def solve_many(problem: Problem, budgets: Sequence[float], limits: Limits | None = None) -> list[Answer]:
-    """The best levels and blocks at each of many limits of the program's one budget.
+def solve_many(
+    problem: Problem, budgets: Sequence[float], limits: Limits | None = None, solver: str = DEFAULT
+) -> list[Answer]:
+    """The best levels and blocks at each of many limits of the program's first budget.
 
     By decomposition, with the preparation and the relaxations shared: every limit starts from the multipliers of
-    those before it. A program too dense for it is solved limit by limit with HiGHS, as `solve` does.
+    those before it. A program too dense for it, or in which other budgets can bind, is solved limit by limit, as
+    `solve` does, and so is every program with another solver.
 
     Args:
-        problem: a program with one budget, whose own limit is not read.
-        budgets: the limits, in any order.
+        problem: a program with a budget, whose own limit is not read; further budgets hold at every limit.
+        budgets: the limits of the first budget, in any order.
         limits: when to stop each solve.
+        solver: as `solve` takes it.
 
     Raises:
-        ProblemError: the program is malformed, or has not exactly one budget.
-        SolverError: HiGHS failed.
+        OptionError: there is no such solver.
+        ProblemError: the program is malformed, or has no budget.
+        SolverError: the solver is missing, not licensed, or failed.
     """
-    if len(problem.budgets) != 1:
-        raise ProblemError(f"a frontier needs one budget, the program has {len(problem.budgets)}")
-    (budget,) = problem.budgets
-    each = [replace(problem, budgets=(replace(budget, limit=limit),)) for limit in budgets]
+    if not problem.budgets:
+        raise ProblemError("a frontier needs a budget, the program has none")
+    budget, *others = problem.budgets
+    each = [replace(problem, budgets=(replace(budget, limit=limit), *others)) for limit in budgets]
+    limits = limits or Limits()
+    if solver != DEFAULT or any(_most(other) > other.limit for other in others):
+        return [solve(one, solver, limits) for one in each]
     for one in each:
         check_problem(one)
-    limits = limits or Limits()
     try:
-        prepared = Decomposition(problem)
+        prepared = Decomposition(replace(problem, budgets=(budget,)))
     except TooDenseError:
         return [_by_decomposition(one, limits) for one in each]
     return [_prepared(one, prepared, limits, time.perf_counter()) for one in each]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -308,6 +309,8 @@ def test_readme_commands_run(
     missing = remedy(words[words.index("--runtime") + 1]) if "--runtime" in words else ""
     if missing:
         pytest.skip(missing)
+    if "--plot" in words and find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed: pip install 'onnx-mdp[plot]'")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(lut.parent))
     (tmp_path / "models").symlink_to(MODELS)

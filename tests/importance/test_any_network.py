@@ -13,7 +13,7 @@ from onnx_mdp.importance.around import Around
 from onnx_mdp.importance.base import Scores
 from onnx_mdp.importance.currency import Effort, calibrate
 from onnx_mdp.importance.registry import make_scorer
-from onnx_mdp.inputs.arrays import Inputs, InputSpec
+from onnx_mdp.inputs.base import Inputs, InputSpec
 from onnx_mdp.rewrite.plan import Plan, masked_original, plan_of_widths
 from onnx_mdp.runtime.base import Runtime
 from tests.conftest import analysis_of

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import onnx_mdp
-from onnx_mdp.config import PruneOptions, parse_amount
+from onnx_mdp.config import PruneOptions
 from onnx_mdp.errors import BudgetError, OptionError
 from onnx_mdp.graph.check import parameter_count
 from onnx_mdp.graph.edit import rewrite
@@ -22,6 +22,7 @@ from onnx_mdp.importance.magnitude import MagnitudeScorer
 from onnx_mdp.latency.levels import Floor, Grid, group_levels
 from onnx_mdp.pipeline.constraints import Constraints, find_constraints
 from onnx_mdp.pipeline.program import Program
+from onnx_mdp.quantities import parse_amount
 from onnx_mdp.rewrite.plan import plan_edits
 from onnx_mdp.solve.problem import Answer, Status, open_gates, value
 from onnx_mdp.solve.solve import solve

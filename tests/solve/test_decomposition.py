@@ -106,7 +106,7 @@ def test_many_limits_share_relaxations() -> None:
 
 def test_a_frontier_needs_one_budget() -> None:
     problem = replace(random_program(1), budgets=())
-    with pytest.raises(ProblemError, match="a frontier needs one budget, the program has 0"):
+    with pytest.raises(ProblemError, match="a frontier needs a budget, the program has none"):
         solve_many(problem, [1.0])
 
 

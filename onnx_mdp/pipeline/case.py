@@ -1,0 +1,218 @@
+"""The stages that every command shares which looks for plans: the model at hand, engine, tables, program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_mdp.config import SearchOptions
+from onnx_mdp.engine.base import Engine
+from onnx_mdp.engine.registry import open_engine
+from onnx_mdp.errors import OptionError
+from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.graph.load import Source, load
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.importance.base import Scores
+from onnx_mdp.importance.currency import calibrate, find_effort, split_inputs
+from onnx_mdp.importance.registry import choose_scorer, make_scorer
+from onnx_mdp.inputs.base import Inputs
+from onnx_mdp.inputs.labels import LabelsLike
+from onnx_mdp.inputs.load import InputsLike, Reading
+from onnx_mdp.latency.borrow import BorrowedMeter
+from onnx_mdp.latency.fill import check_way
+from onnx_mdp.latency.levels import Floor, Grid
+from onnx_mdp.latency.lut import LatencyTable, default_path
+from onnx_mdp.latency.measure import Meter
+from onnx_mdp.pipeline.constraints import Constraints, check_constraints, find_constraints, unreachable
+from onnx_mdp.pipeline.listener import Listener
+from onnx_mdp.pipeline.program import Program
+from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, first_feeds, prepare
+from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
+from onnx_mdp.pipeline.tabulate import Tables, tabulate
+from onnx_mdp.quantities import parse_min_keep, parse_shapes, parse_share
+from onnx_mdp.recover.mend import Mender
+from onnx_mdp.rewrite.plan import dense_plan, plan_edits
+from onnx_mdp.runtime.base import Feeds, Fingerprint, Runtime, RuntimeSpec
+from onnx_mdp.runtime.registry import open_runtime, prover
+from onnx_mdp.solve.solve import check_solver, solve
+
+_ROUGH = 0.2  # share of table entries that may miss the precision before the user is told
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """The model at hand: as given, analyzed and scored, on its runtime, with one input to time it on.
+
+    Attributes:
+        fit: calibration inputs for whatever is fitted.
+        held: those that nothing is fitted to, for measuring damage.
+    """
+
+    given: ModelLike
+    source: Source
+    prepared: Prepared
+    analysis: Analysis
+    fit: Inputs | None
+    held: Inputs | None
+    scores: Scores
+    runtime: Runtime
+    feeds: Feeds
+    constraints: Constraints
+
+    def whole(self) -> onnx.ModelProto:
+        """The model rewritten with nothing cut."""
+        return rewrite(self.analysis.network.model, plan_edits(self.analysis, dense_plan(self.analysis)))
+
+
+class Planner:
+    """From options and a model to its program, with the stages in between; every option is checked at once.
+
+    Attributes:
+        device: what latencies are of; known once an engine or another device's table is open.
+        warnings: what the user was told so far.
+    """
+
+    device: Fingerprint
+
+    def __init__(self, options: SearchOptions, listener: Listener, labels: LabelsLike | None = None) -> None:
+        self.search = options
+        self.listener = listener
+        self.clock = Clock(listener)
+        self.warnings: list[str] = []
+        units, share = parse_min_keep(options.min_keep)
+        if options.multiple is not None and options.multiple < 1:
+            raise OptionError(f"--multiple {options.multiple}: must be 1 or more")
+        if options.threads < 1:
+            raise OptionError(f"--threads {options.threads}: must be 1 or more")
+        check_solver(options.solver)
+        check_constraints(options)
+        check_way(options.fill)
+        check_borrowing(options.lut_device, options.cluster)
+        labels = labels if labels is not None else options.labels
+        self.reading = Reading(options.preprocess, labels, options.samples, options.seed)
+        self.effort = find_effort(options.effort)
+        self.floor = Floor(units, share, options.multiple)
+        self.precision = parse_share(options.precision, "--precision")
+        self.spec = RuntimeSpec(options.runtime, options.threads, options.runtime_option)
+
+    def case(self, model: ModelLike, inputs: InputsLike | None, check: Callable[[Source], None]) -> Case:
+        """Load, analyze and score a model; `check` is given its source before the work starts."""
+        options = self.search
+        choose_scorer(options.importance, has_inputs=inputs is not None)
+        runtime = open_runtime(self.spec)
+        with self.clock.stage("load"):
+            source, proto = load(model)
+            check(source)
+        with self.clock.stage("analyze"):
+            shapes = parse_shapes(options.shape)
+            prepared = prepare(proto, shapes, inputs, self.reading, lossless=options.lossless)
+            network, samples = prepared.network, prepared.inputs
+            for text in samples.notes if samples else ():
+                self.warn(text)
+            analysis = analyze_or_refuse(network, options.lock, source.name)
+            constraints = find_constraints(options, analysis, source)
+        fit, held = split_inputs(samples, self.effort)
+        scores = self._scores(analysis, fit, held, prover(runtime))
+        feeds = first_feeds(network, samples, options.seed)
+        return Case(model, source, prepared, analysis, fit, held, scores, runtime, feeds, constraints)
+
+    def _scores(self, analysis: Analysis, fit: Inputs | None, held: Inputs | None, runtime: Runtime) -> Scores:
+        """What a scorer makes of the inputs to fit to, and the currency of those held out."""
+        with self.clock.stage("score"):
+            scorer = make_scorer(self.search.importance, analysis, fit, runtime, self.listener.step)
+            scores = scorer.score(analysis)
+            if fit is None or not self.effort.levels:
+                return scores
+            if held is None:
+                self.warn(f"{fit.count} inputs are too few to measure damage with: give 3 batches or more")
+                return scores
+            mend = Mender(analysis, fit, runtime) if self.search.recover else None
+            return calibrate(analysis, scores, held, runtime, self.effort, mend, self.listener.step)
+
+    @contextmanager
+    def engine(self, case: Case) -> Iterator[Engine]:
+        """Where measurements run."""
+        engine = open_engine(self.spec, self.search.cluster, case.runtime.fingerprint)
+        self.device = engine.fingerprint
+        try:
+            for text in engine.warnings:
+                self.warn(text)
+            yield engine
+        finally:
+            engine.close()
+
+    def stopwatch(self, case: Case, engine: Engine) -> Stopwatch:
+        """Compares whole models with the one given."""
+        return Stopwatch(engine, case.source.reference, case.feeds, self.precision)
+
+    def dense(self, case: Case, engine: Engine, stopwatch: Stopwatch, whole: onnx.ModelProto) -> Comparison:
+        """The model as given against the same rewritten with nothing cut."""
+        check_table(self.search.lut, engine.fingerprint, self.listener)
+        with self.clock.stage("measure"):
+            dense = stopwatch.compare(whole)
+        self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {engine.fingerprint}")
+        if stopwatch.note:
+            self.warn(stopwatch.note)
+        if dense.clock == "cpu":
+            clock = case.runtime.busy_clock
+            self.warn(f"the machine is busy: latencies are {clock}, which is what an idle machine would take")
+        return dense
+
+    @contextmanager
+    def meter(self, engine: Engine) -> Iterator[Meter]:
+        """Measures pieces, through the latency table of the engine's device."""
+        with closing(LatencyTable(self.search.lut or default_path(), engine.fingerprint)) as lut:
+            yield Meter(engine, lut, self.precision)
+
+    @contextmanager
+    def borrowed(self, name: str) -> Iterator[BorrowedMeter]:
+        """Reads the latency table of a device that is not here."""
+        with closing(borrow_table(self.search.lut, name)) as lut:
+            meter = BorrowedMeter(lut, self.precision)
+            self.device = meter.engine.fingerprint
+            yield meter
+
+    def tables(self, case: Case, meter: Meter, grid: Grid | None = None) -> Tables:
+        """The tables of the model, filled; what could not be measured well is a warning."""
+        with self.clock.stage("profile"):
+            ties = case.constraints.ties
+            tables = tabulate(case.analysis, meter, case.feeds, self.floor, self.search.fill, self._filled, ties, grid)
+            if isinstance(meter, BorrowedMeter):
+                meter.strict = False  # from here on, what is missing near the plans is interpolated
+            self._warn_of_measuring(meter)
+        return tables
+
+    def program(self, case: Case, tables: Tables) -> Program:
+        """The program, of which every limit can be met alone.
+
+        Raises:
+            BudgetError: one cannot.
+        """
+        constraints = case.constraints
+        program = Program(case.analysis, case.scores, tables.tables, tables.levels, tables.sums, constraints)
+        for limit, budget in zip(constraints.limits, program.budgets, strict=True):
+            least = solve(program.least(budget)).objective
+            if least > budget.limit:
+                raise unreachable(limit, least + limit.fixed)
+        return program
+
+    def warn(self, text: str) -> None:
+        """Tell the user, and keep it for the report."""
+        self.warnings.append(text)
+        self.listener.warn(text)
+
+    def _filled(self, done: int, steps: int) -> None:
+        self.listener.step(done, steps, "table entries")
+
+    def _warn_of_measuring(self, meter: Meter) -> None:
+        for text, reason in meter.failed.items():
+            self.warn(f"a region cannot be timed alone and counts nothing: {text.splitlines()[0][:60]}: {reason}")
+        if meter.rough > _ROUGH * max(meter.measured, 1):
+            self.warn(
+                f"the machine is noisy: {meter.rough} of {meter.measured} latencies are not known to "
+                f"±{100 * self.precision:g}%; use a quieter machine, or a coarser --precision"
+            )
