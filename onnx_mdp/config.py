@@ -50,7 +50,7 @@ class SearchOptions:
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
-        multiple: Keep multiples of this many units; by default what the device is found to like, and 1 with --ratio.
+        multiple: Keep multiples of this many units; by default those the device likes, and 1 for a uniform cut.
         importance: What units are worth: `magnitude`, `activation` (needs --inputs), or `auto`, the best of them.
         solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
             licence admits the size, else HiGHS.
