@@ -52,11 +52,11 @@ class SearchOptions:
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
-        multiple: Keep multiples of this many units; by default what the device is found to like, and 1 with --ratio.
+        multiple: Keep multiples of this many units; by default those the device likes, and 1 for a uniform cut.
         importance: What units are worth: `magnitude`, or with --inputs `activation` or `reconstruction`; `auto` is the
             best of them.
         effort: How well damage is known, with --inputs: `fast` estimates it at each layer, `balanced` measures it at
-            the outputs, `thorough` at more widths on more inputs, and again around the plan found.
+            the outputs, `thorough` at more widths on more inputs.
         recover: With --inputs, fit the remaining weights anew to what the dense model computes.
         solver: `decomposition`; or one linear program in `highs`, `gurobi`, `scip`, or `auto`: Gurobi where its
             licence admits the size, else HiGHS.

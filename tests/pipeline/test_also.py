@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -12,10 +15,13 @@ from onnx_mdp.config import PruneOptions
 from onnx_mdp.errors import BudgetError, MdpError, OptionError
 from onnx_mdp.graph.check import parameter_count
 from onnx_mdp.importance.magnitude import MagnitudeScorer
-from onnx_mdp.latency.levels import Floor, Grid, group_levels
+from onnx_mdp.latency.levels import Floor, Grid, group_levels, sum_levels
+from onnx_mdp.latency.regions import find_regions
+from onnx_mdp.latency.tables import make_tables
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.sides import parse_also
-from tests.conftest import analysis_of
+from onnx_mdp.solve.solve import solve
+from tests.conftest import MODELS, analysis_of
 
 
 @pytest.mark.parametrize(
@@ -65,25 +71,35 @@ def test_what_is_not_named_is_as_in_the_other_options() -> None:
     assert (other.runtime, other.threads, other.runtime_option, other.shape) == ("openvino", 2, (), ())
 
 
-def test_programs_beside_each_other_share_choices(vit: Path) -> None:
-    """Of two analyses of one model: the same groups, blocks and sums, whose factors differ."""
-    programs: list[Program] = []
-    for _ in range(2):
-        analysis = analysis_of(vit)
-        levels = group_levels(analysis, Grid(8, 8), Floor())
-        scores = MagnitudeScorer(analysis).score(analysis)
-        sums = {
-            term: tuple(range(8, term.size + 1, 8))
-            for axes in analysis.coupling.axes.values()
-            for term in axes
-            if type(term).__name__ == "Sum" and all(group.factor in levels for group in analysis.groups)
-        }
-        programs.append(Program(analysis, scores, [], levels, sums, beside=programs[0] if programs else None))
-    first, second = programs
-    alone, together = first.problem(1.0), first.problem(1.0, [(second, 2.0)])
-    assert [budget.limit for budget in together.budgets] == [1.0, 2.0]
-    assert together.choices == alone.choices
-    assert together.links == alone.links
+def beside(path: Path, others: Sequence[Program], ms: Callable[[list[int]], float]) -> Program:
+    """A program on an analysis of its own, whose table entries are a function of the widths."""
+    analysis = analysis_of(path)
+    levels = group_levels(analysis, Grid(16, 16), Floor())
+    regions = find_regions(analysis)
+    sums = sum_levels(regions, levels, Grid(16, 16))
+    tables = make_tables(analysis, regions, levels, sums)
+    for table in tables:
+        for index in itertools.product(*(range(len(axis)) for axis in table.levels)):
+            table.known[index] = ms([axis[i] for axis, i in zip(table.levels, index, strict=True)])
+    scores = MagnitudeScorer(analysis).score(analysis)
+    return Program(analysis, scores, tables, levels, sums, beside=others[-1] if others else None)
+
+
+@pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_vit.onnx"])
+def test_one_program_for_two_places_is_solved_to_the_optimum(name: str) -> None:
+    """Their analyses share no factor; a place where work counts and one where widths do bind together."""
+    first = beside(MODELS / name, [], lambda widths: 1e-4 * math.prod(widths))
+    second = beside(MODELS / name, [first], lambda widths: 1e-2 * sum(widths))
+    limits = 0.6 * first.dense_latency(), 0.75 * second.dense_latency()
+    assert first.problem(limits[0], [(second, limits[1])]).choices == first.problem(limits[0]).choices
+    answers = [solve(first.problem(limits[0], [(second, limits[1])]), solver) for solver in ("decomposition", "highs")]
+    assert answers[0].objective == pytest.approx(answers[1].objective, rel=1e-5)
+    for answer in answers:
+        assert answer.status == "optimal"
+        assert first.sums_of(answer).kept <= limits[0] * (1 + 1e-6)
+        assert second.sums_of(answer).kept <= limits[1] * (1 + 1e-6)
+    alone = [solve(one.problem(limit)).objective for one, limit in zip((first, second), limits, strict=True)]
+    assert max(alone) < answers[0].objective, "one budget alone decides"
 
 
 def test_a_plan_meets_its_budgets_at_two_batch_sizes(cnn: Path, lut: Path) -> None:
