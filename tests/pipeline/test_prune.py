@@ -91,18 +91,36 @@ def test_report_agrees_with_the_model(pruned: PruneResult) -> None:
             assert all(shapes[name][int(axis)] == len(kept) for axis, kept in axes.items())
 
 
-def test_apply_repeats_the_cut_bit_by_bit(pruned: PruneResult, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_vit.onnx"])
+def test_apply_repeats_the_cut_bit_by_bit(name: str, lut: Path, tmp_path: Path) -> None:
+    paths = {"output": tmp_path / "out.onnx", "plan": tmp_path / "plan.json"}
+    onnx_mdp.prune(MODELS / name, latency="70%", lut=lut, **paths)
     options = ApplyOptions(output=tmp_path / "again.onnx")
-    model, proof = onnx_mdp.apply(pruned.report.model, folder_of(pruned) / "plan.json", options)
-    first = (folder_of(pruned) / "out.onnx").read_bytes()
+    model, proof = onnx_mdp.apply(MODELS / name, tmp_path / "plan.json", options)
+    first = (tmp_path / "out.onnx").read_bytes()
     assert (tmp_path / "again.onnx").read_bytes() == first == model.SerializeToString()
     assert proof.max_relative_error <= 1e-5
 
 
 def test_vision_transformer_survives_without_recovery(vit: Path, calibration: Path, lut: Path) -> None:
     """The choice of heads, widths and blocks must be sensible: at chance level it would be 0.1."""
-    result = onnx_mdp.prune(vit, latency="70%", inputs=calibration, lut=lut)
+    result = onnx_mdp.prune(vit, latency="70%", inputs=calibration, lut=lut, recover=False)
     assert top1(result.model.SerializeToString()) > 0.6
+    assert result.report.recovery == {}
+
+
+def test_recovery_brings_accuracy_back(pruned: PruneResult) -> None:
+    """At 70 % of the latency next to nothing is lost, and the report tells how far the outputs moved."""
+    found = pruned.report.recovery
+    assert found["kept"]
+    assert found["after"] < 0.5 * found["before"]
+    assert top1(pruned.model.SerializeToString()) > 0.93
+
+
+def test_without_inputs_nothing_is_recovered_and_said_so(cnn: Path, lut: Path) -> None:
+    result = onnx_mdp.prune(cnn, latency="80%", lut=lut)
+    assert result.report.recovery == {}
+    assert any("nothing was recovered: without --inputs" in text for text in result.report.warnings)
 
 
 @pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_vit.onnx"])
@@ -124,7 +142,8 @@ class Notes(Listener):
 
 def test_thorough_searches_again_around_the_plan(cnn: Path, calibration: Path, lut: Path) -> None:
     notes = Notes()
-    result = onnx_mdp.prune(cnn, latency="75%", inputs=calibration, lut=lut, effort="thorough", listener=notes)
+    options = {"effort": "thorough", "recover": False}
+    result = onnx_mdp.prune(cnn, latency="75%", inputs=calibration, lut=lut, listener=notes, **options)
     assert any("around the plan: damage" in note for note in notes.notes)
     assert result.report.latency.ratio <= 0.75
     assert result.report.proof["max_relative_error"] <= 1e-5
