@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 
 import onnx
 from threadpoolctl import threadpool_limits
@@ -46,11 +47,12 @@ _ROUGH = 0.2  # share of table entries that may miss the precision before the us
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The model at hand: as given, analyzed and scored, on its runtime, with one input to time it on.
+    """The model at hand: as given and analyzed, on its runtime, with one input to time it on.
 
     Attributes:
         fit: calibration inputs for whatever is fitted.
         held: those that nothing is fitted to, for measuring damage.
+        score: what units and blocks are worth; takes its time when first asked, as nothing may have to be cut at all.
     """
 
     given: ModelLike
@@ -59,10 +61,15 @@ class Case:
     analysis: Analysis
     fit: Inputs | None
     held: Inputs | None
-    scores: Scores
+    score: Callable[[], Scores]
     runtime: Runtime
     feeds: Feeds
     constraints: Constraints
+
+    @property
+    def scores(self) -> Scores:
+        """What units and blocks are worth."""
+        return self.score()
 
     def whole(self) -> onnx.ModelProto:
         """The model rewritten with nothing cut."""
@@ -101,7 +108,7 @@ class Planner:
         self.spec = RuntimeSpec(options.runtime, options.threads, options.runtime_option)
 
     def case(self, model: ModelLike, inputs: InputsLike | None, check: Callable[[Source], None]) -> Case:
-        """Load, analyze and score a model; `check` is given its source before the work starts."""
+        """Load and analyze a model; `check` is given its source before the work starts."""
         options = self.search
         choose_scorer(options.importance, has_inputs=inputs is not None)
         runtime = open_runtime(self.spec)
@@ -117,9 +124,9 @@ class Planner:
             analysis = analyze_or_refuse(network, options.lock, source.name)
             constraints = find_constraints(options, analysis, source)
         fit, held = split_inputs(samples, self.effort)
-        scores = self._scores(analysis, fit, held, prover(runtime))
+        score = cache(partial(self._scores, analysis, fit, held, prover(runtime)))
         feeds = first_feeds(network, samples, options.seed)
-        return Case(model, source, prepared, analysis, fit, held, scores, runtime, feeds, constraints)
+        return Case(model, source, prepared, analysis, fit, held, score, runtime, feeds, constraints)
 
     def _scores(self, analysis: Analysis, fit: Inputs | None, held: Inputs | None, runtime: Runtime) -> Scores:
         """What a scorer makes of the inputs to fit to, and the currency of those held out."""

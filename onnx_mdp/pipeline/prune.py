@@ -115,10 +115,11 @@ class _Prune(Planner):
 
     def _uniform(self, case: Case, ratio: float) -> Outcome:
         """Cut every group to the same share; the two models are compared once, at the end."""
+        order = case.scores.order
         with self.clock.stage("rewrite"):
             least = {group.name: self.floor.least(group) for group in case.analysis.groups}
             multiple = self.options.multiple or 1
-            plan = uniform_plan(case.analysis, case.scores.order, ratio, least, multiple)
+            plan = uniform_plan(case.analysis, order, ratio, least, multiple)
             model = rewrite(case.analysis.network.model, plan_edits(case.analysis, plan))
         with self.clock.stage("measure"), self.engine(case) as engine:
             stopwatch = self.stopwatch(case, engine)
