@@ -91,7 +91,7 @@ def parse_share(text: str, option: str) -> float:
 
 @dataclass(frozen=True)
 class Drop:
-    """How much of a metric may be lost: `1%` is 0.01 of a metric between 0 and 1, a plain number is in its own units."""
+    """How much of a metric may be lost: `1%` is 0.01 of one between 0 and 1, a plain number is in its own units."""
 
     text: str
     amount: float

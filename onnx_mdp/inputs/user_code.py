@@ -72,9 +72,8 @@ def imported(option: str, reference: str, purpose: str, error: type[MdpError]) -
 
 def _line(error: BaseException) -> str:
     """The innermost line that is the user's own, or else that of a package."""
-    lines = [
-        (f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_OURS)
-    ]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [(frame.filename, frame.lineno) for frame in frames if not frame.filename.startswith(_OURS)]
     outside = [line for line in lines if "importlib" not in line[0]]
     own = [line for line in outside if "site-packages" not in line[0]] or outside
     return f", at {own[-1][0]}:{own[-1][1]}" if own else ""

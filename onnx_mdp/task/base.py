@@ -18,7 +18,7 @@ class Evaluation(Protocol):
 
     @property
     def held_out(self) -> bool:
-        """Whether nothing is fitted to these inputs; None of ours are where the user's function brings its own."""
+        """Whether nothing that we do is fitted to these inputs."""
 
     def accuracy(self, model: str | bytes) -> float:
         """The accuracy of a model, given as a path or its bytes.

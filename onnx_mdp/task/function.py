@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import SupportsFloat
 
 from onnx_mdp.errors import EvaluationError, OptionError
+from onnx_mdp.graph.save import write_bytes
 from onnx_mdp.graph.temporary import temporary_folder
 from onnx_mdp.inputs.user_code import imported, is_reference, user_code
 
@@ -62,6 +62,6 @@ def _in_file(model: str | bytes) -> Iterator[str]:
         yield model
         return
     with temporary_folder() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(model)
+        path = folder / "model.onnx"
+        write_bytes(path, model)
         yield str(path)
