@@ -15,12 +15,24 @@ from onnx_mdp.errors import BudgetError
 from onnx_mdp.graph.load import load
 from onnx_mdp.pipeline.case import Case, Planner
 from onnx_mdp.pipeline.judge import Judge
+from onnx_mdp.pipeline.loop import Loop, Trial
 from onnx_mdp.pipeline.reporting import Outcome
 from onnx_mdp.pipeline.stopwatch import Comparison
 from onnx_mdp.quantities import Drop, LatencyBudget
 from onnx_mdp.rewrite.plan import dense_plan
 
 NEAR = 0.02  # of the dense model's latency: the search ends when what is known lies as close
+
+
+class Probe(Loop):
+    """Is content with a plan near the latency, on either side: what was measured is what the search goes on from."""
+
+    def _accepted(self) -> Trial | None:
+        closest = min(self.trials, key=self._distance)
+        return self._confirmed(closest) if self._distance(closest) <= NEAR / 2 else super()._accepted()
+
+    def _distance(self, trial: Trial) -> float:
+        return abs(trial.measured.ratio - (self.budget.share or 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +78,9 @@ class Bisection:
             share = (low + high) / 2
             step = self._tried(share)
             if step is None or step.accuracy < self.least:
-                low = share
+                low = max(share, step.share) if step else share
                 continue
-            high = min(high, step.share)
+            high = min(share, step.share)
             best = step if best is None or step.share <= best.share else best
         return best
 

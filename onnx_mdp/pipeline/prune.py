@@ -25,7 +25,7 @@ from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.again import Again, AnyLoop
 from onnx_mdp.pipeline.case import Case, Planner
 from onnx_mdp.pipeline.constraints import check_uniform
-from onnx_mdp.pipeline.drop import DropSearch
+from onnx_mdp.pipeline.drop import DropSearch, Probe
 from onnx_mdp.pipeline.forecast import Forecast, foreseen
 from onnx_mdp.pipeline.frontier import FrontierSearch
 from onnx_mdp.pipeline.judge import Judge, choose_apart, choose_evaluation
@@ -225,10 +225,10 @@ class _Prune(Planner):
         tables = self.tables(case, meter)
         return _Ground(meter, tables, self.program(case, tables), tables.correction(), stopwatch, dense)
 
-    def _planned(self, case: Case, on: _Ground, budget: LatencyBudget) -> Outcome:
+    def _planned(self, case: Case, on: _Ground, budget: LatencyBudget, search: type[Loop] = Loop) -> Outcome:
         """The plan of least damage that measures within a budget."""
         solver = self.options.solver
-        loop = Loop(on.program, on.tables.fill, on.correction, on.stopwatch, budget, solver, self.listener)
+        loop = search(on.program, on.tables.fill, on.correction, on.stopwatch, budget, solver, self.listener)
         with self.clock.stage("search"):
             loop, trial = self._again(case, loop, loop.run(on.dense), on.dense)
         model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
@@ -254,8 +254,8 @@ class _Prune(Planner):
         return outcome
 
     def _recovered(self, case: Case, on: _Ground, budget: LatencyBudget) -> Outcome:
-        """The plan of least damage that measures within a budget, with what is recovered of it."""
-        outcome = self._planned(case, on, budget)
+        """The plan of least damage that measures close to a budget, with what is recovered of it."""
+        outcome = self._planned(case, on, budget, Probe)
         return replace(outcome, reason="", recovery=self._recover(case, outcome))
 
     def _accuracy_fact(self, outcome: Outcome) -> dict[str, Any]:
