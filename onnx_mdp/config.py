@@ -21,10 +21,13 @@ class Goal:
     Attributes:
         latency: Budget: a time per run such as `4ms` or `850us`, or a share of the dense model's such as `70%`.
         ratio: Instead of a budget, the share of units every group keeps, such as `50%`: a uniform cut.
+        max_drop: Instead of a budget, the accuracy that the fastest model may lose: `1%` is one point of an accuracy
+            between 0 and 1, and `0.5` as much of any other metric. Needs --labels or --eval.
     """
 
     latency: str | None = None
     ratio: str | None = None
+    max_drop: str | None = None
 
 
 @Parameter(name="*")
@@ -117,6 +120,8 @@ class PruneOptions(SearchOptions, Goal):
         also: A further latency budget that the same plan meets: `latency=` with what is different there of `runtime=`,
             `threads=`, `shape=` and `runtime-option=`, such as `'runtime=openvino latency=3ms'` or
             `'shape=image:8x3x224x224 latency=60%'`; repeatable.
+        eval: How good a model is at its task, measured before and after: `module:function`, called with the path of an
+            .onnx file, returns a number that is higher where better. By default top-1, where inputs have labels.
         output: File to write; the command line's default is the model's name with `-pruned`.
         report: Write a JSON report here.
         plan: Write what was kept here, as JSON in the input model's names; `onnx-mdp apply` repeats it.
@@ -124,6 +129,7 @@ class PruneOptions(SearchOptions, Goal):
     """
 
     also: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    eval: str | None = None
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     report: Path | None = None
     plan: Path | None = None

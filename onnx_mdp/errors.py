@@ -7,6 +7,7 @@
     │   ├── DynamicShapeError    an input dimension has no size
     │   └── NothingToPruneError  every axis is locked
     ├── InputError               calibration inputs do not fit the model
+    ├── EvaluationError          the accuracy of a model cannot be measured
     ├── OptionError              an option's value, or options that exclude each other
     │   └── UnknownNameError     the model has nothing of that name
     ├── OutputError              the result cannot be written
@@ -54,6 +55,10 @@ class NothingToPruneError(ModelError):
 
 class InputError(MdpError):
     """Calibration inputs do not fit the model."""
+
+
+class EvaluationError(MdpError):
+    """The accuracy of a model cannot be measured: a function of the user fails, or labels do not fit the model."""
 
 
 class OptionError(MdpError):

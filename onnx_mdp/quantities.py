@@ -89,6 +89,52 @@ def parse_share(text: str, option: str) -> float:
     return share
 
 
+@dataclass(frozen=True)
+class Drop:
+    """How much of a metric may be lost: `1%` is 0.01 of one between 0 and 1, a plain number is in its own units."""
+
+    text: str
+    amount: float
+    percent: bool
+
+    def least(self, dense: float) -> float:
+        """What is left of the dense model's after the most that may be lost, but for rounding.
+
+        Raises:
+            OptionError: the drop is a percentage of what has none, or is all that there is.
+        """
+        within_one = 0 <= dense <= 1
+        if self.percent and not within_one:
+            raise OptionError(
+                f"--max-drop {self.text}: percent are points of a metric between 0 and 1, and the dense model has "
+                f"{dense:.4g}: give the drop in units of the metric, such as 0.5"
+            )
+        if within_one and self.amount >= 1:
+            raise OptionError(
+                f"--max-drop {self.text}: allows any loss, as the dense model has {dense:.4g} of a metric between 0 "
+                "and 1; write 1% for one point"
+            )
+        return dense - self.amount - 1e-9
+
+
+def parse_drop(text: str) -> Drop:
+    """A drop of accuracy such as `1%` or `0.5`.
+
+    Raises:
+        OptionError: it is none, or below 0.
+    """
+    number = _number(text.strip().removesuffix("%"))
+    if number is None or not 0 <= number < float("inf"):
+        raise OptionError(f"--max-drop {text}: not a drop of 0 or more; write 1% for one point of accuracy")
+    percent = text.strip().endswith("%")
+    return Drop(text, number / 100 if percent else number, percent)
+
+
+def metric_text(value: float, dense: float) -> str:
+    """A value of a metric: in percent where the dense model's lies between 0 and 1."""
+    return f"{100 * value:.1f}%" if 0 <= dense <= 1 else f"{value:.4g}"
+
+
 def parse_min_keep(text: str) -> tuple[int, float]:
     """Units and share of a `--min-keep` value; the other one is 0.
 

@@ -5,28 +5,17 @@ What a pass reads is therefore the same each time, however random the function i
 
 from __future__ import annotations
 
-import importlib
-import os
-import re
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import reduce
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from onnx_mdp.errors import InputError, MdpError
+from onnx_mdp.errors import InputError
 from onnx_mdp.inputs.base import Array, Column, InputSpec
 from onnx_mdp.inputs.stored import Spool
+from onnx_mdp.inputs.user_code import imported, user_code
 
 Function = Callable[[], Iterable[Any]]
-
-
-def is_reference(text: str) -> bool:
-    """Whether a text has the form `module:function`."""
-    return re.fullmatch(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*", text) is not None
 
 
 def read_function(
@@ -47,8 +36,9 @@ def read_function(
     name = source if isinstance(source, str) else getattr(source, "__qualname__", type(source).__name__)
     spools = {spec.name: Spool(spec.dtype) for spec in specs}
     count, ended = 0, False
-    with _reported(name), _working_directory_on_path():
-        for item in (_imported(source) if isinstance(source, str) else source)():
+    with user_code(f"--inputs {name}", InputError):
+        named = imported("--inputs", source, "yields feeds", InputError) if isinstance(source, str) else source
+        for item in named():
             feed = _feed(item, specs, f"--inputs {name}: sample {count}")
             for key, array in feed.items():
                 spools[key].append(array[: samples - count])
@@ -89,52 +79,3 @@ def _batched(array: Array, spec: InputSpec, place: str) -> Array:
             f"{place}: {spec.name!r} is {shown}, the model takes {spec.shown()}: yield a sample or a batch"
         )
     return batched
-
-
-def _imported(reference: str) -> Function:
-    module, _, name = reference.partition(":")
-    try:
-        found = reduce(getattr, name.split("."), importlib.import_module(module))
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            raise InputError(f"--inputs {reference}: no module {error.name!r} here or installed") from error
-        raise
-    except AttributeError as error:
-        if traceback.extract_tb(error.__traceback__)[-1].filename != __file__:
-            raise
-        raise InputError(f"--inputs {reference}: module {module!r} has no {name!r}") from error
-    if not callable(found):
-        raise InputError(f"--inputs {reference}: is a {type(found).__name__}; name a function that yields feeds")
-    checked: Function = found
-    return checked
-
-
-@contextmanager
-def _working_directory_on_path() -> Iterator[None]:
-    """Python's own `-m` finds modules there too; a console script does not."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)
-
-
-@contextmanager
-def _reported(name: str) -> Iterator[None]:
-    """Errors of the user's code become ours, with the place in it."""
-    try:
-        yield
-    except MdpError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise InputError(f"--inputs {name}: {type(error).__name__}: {error}{_place(error)}") from error
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line that is the user's own, or else that of a package."""
-    lines = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
-    outside = [line for line in lines if "importlib" not in line[0]]
-    own = [line for line in outside if "site-packages" not in line[0]] or outside
-    return f", at {own[-1][0]}:{own[-1][1]}" if own else ""

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from onnx_mdp.errors import InputError, OptionError
 from onnx_mdp.inputs.arrays import read_arrays
 from onnx_mdp.inputs.base import Array, Column, Inputs, InputSpec
-from onnx_mdp.inputs.function import Function, is_reference, read_function
+from onnx_mdp.inputs.function import Function, read_function
 from onnx_mdp.inputs.images import read_images
 from onnx_mdp.inputs.labels import FOLDERS, LabelsLike, checked_labels, folder_labels, read_labels
 from onnx_mdp.inputs.preprocess import PRESETS, Preprocess, parse_preprocess
 from onnx_mdp.inputs.synthetic import WARNING, synthetic
+from onnx_mdp.inputs.user_code import is_reference
 
 InputsLike = str | Path | Mapping[str, Array] | Array | Function
 SYNTHETIC = "synthetic"

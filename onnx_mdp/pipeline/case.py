@@ -123,10 +123,14 @@ class Planner:
                 self.warn(text)
             analysis = analyze_or_refuse(network, options.lock, source.name)
             constraints = find_constraints(options, analysis, source)
-        fit, held = split_inputs(samples, self.effort)
+        fit, held = split_inputs(self.set_aside(source, samples, prover(runtime)), self.effort)
         score = cache(partial(self._scores, analysis, fit, held, prover(runtime)))
         feeds = first_feeds(network, samples, options.seed)
         return Case(model, source, prepared, analysis, fit, held, score, runtime, feeds, constraints)
+
+    def set_aside(self, source: Source, inputs: Inputs | None, runtime: Runtime) -> Inputs | None:
+        """The inputs to plan with: all of them, unless a command keeps some to judge its result by."""
+        return inputs
 
     def _scores(self, analysis: Analysis, fit: Inputs | None, held: Inputs | None, runtime: Runtime) -> Scores:
         """What a scorer makes of the inputs to fit to, and the currency of those held out."""
@@ -214,7 +218,9 @@ class Planner:
         return program
 
     def warn(self, text: str) -> None:
-        """Tell the user, and keep it for the report."""
+        """Tell the user once, and keep it for the report."""
+        if text in self.warnings:
+            return
         self.warnings.append(text)
         self.listener.warn(text)
 

@@ -117,6 +117,14 @@ class FrontierSearch:
             f"{self.program.damage_of(useful):.3g}; allow more, or find what each latency costs with --from and --to"
         )
 
+    def reach(self) -> float:
+        """The share of the given model's latency that the fastest plan is predicted to take.
+
+        Raises:
+            BudgetError: the limits besides latency exclude each other.
+        """
+        return self.predicted(self._settled(self.program.fastest, "")).share
+
     def lowest(self) -> float:
         """The lowest share of the dense model's latency that a plan is predicted to take, of those that came up."""
         return min(self.predicted(answer).share for answer in self._pool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import onnx
@@ -11,31 +12,42 @@ from threadpoolctl import threadpool_limits
 
 from onnx_mdp.config import PruneOptions
 from onnx_mdp.engine.base import Engine
-from onnx_mdp.errors import BudgetError, OptionError
+from onnx_mdp.errors import BudgetError, EvaluationError, OptionError
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.save import check_writable, save_model, write_text
 from onnx_mdp.importance.currency import find_effort
+from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.inputs.labels import LabelsLike
 from onnx_mdp.inputs.load import InputsLike
 from onnx_mdp.latency.borrow import BorrowedMeter
+from onnx_mdp.latency.correct import Correction
+from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.again import Again, AnyLoop
 from onnx_mdp.pipeline.case import Case, Planner
 from onnx_mdp.pipeline.constraints import check_uniform
+from onnx_mdp.pipeline.drop import DropSearch, Probe
 from onnx_mdp.pipeline.forecast import Forecast, foreseen
+from onnx_mdp.pipeline.frontier import FrontierSearch
+from onnx_mdp.pipeline.judge import Judge, choose_apart, choose_evaluation
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop, Trial
+from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.reporting import Outcome, Search, make_report, recovery_fact
 from onnx_mdp.pipeline.several import check_several, search_several
 from onnx_mdp.pipeline.sides import parse_also
 from onnx_mdp.pipeline.stages import ModelLike, check_output
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
-from onnx_mdp.quantities import LatencyBudget, parse_latency, parse_share
+from onnx_mdp.pipeline.tabulate import Tables
+from onnx_mdp.quantities import Drop, LatencyBudget, parse_drop, parse_latency, parse_share
 from onnx_mdp.recover.recover import Recovery, recover
 from onnx_mdp.recover.refit import touched_nodes
 from onnx_mdp.report.facts import Report
 from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
+from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.runtime.registry import prover
+from onnx_mdp.task.base import Evaluation
+from onnx_mdp.task.function import ByFunction, EvalLike
 from onnx_mdp.verify.oracle import Proof, prove
 
 
@@ -54,16 +66,18 @@ def prune(
     *,
     inputs: InputsLike | None = None,
     labels: LabelsLike | None = None,
+    eval: EvalLike | None = None,  # noqa: A002
     listener: Listener | None = None,
     **fields: Any,
 ) -> PruneResult:
-    """Prune a model to a latency budget, or by a fixed ratio.
+    """Prune a model to a latency budget, by a fixed ratio, or as far as a drop of accuracy admits.
 
     Args:
         model: an .onnx file, or a model in memory.
         options: the options; or give their fields as keywords.
         inputs: calibration inputs: a file, a mapping from input names to arrays, or one array.
         labels: labels of the inputs, if not among the options: integers.
+        eval: called with the path of an .onnx file, returns how good the model is; or `module:function`.
         listener: receives progress.
         fields: fields of `PruneOptions`.
 
@@ -71,13 +85,35 @@ def prune(
         MdpError: anything the user can act on; see `onnx_mdp.errors`.
     """
     options = replace(options or PruneOptions(), **fields)
-    return _Prune(options, listener or Listener(), labels).run(model, inputs if inputs is not None else options.inputs)
+    if isinstance(eval, str):
+        options = replace(options, eval=eval)
+    inputs = inputs if inputs is not None else options.inputs
+    return _Prune(options, listener or Listener(), labels, eval).run(model, inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ground:
+    """What plans are searched on: the program with its tables, and what measures whole models."""
+
+    meter: Meter
+    tables: Tables
+    program: Program
+    correction: Correction
+    stopwatch: Stopwatch
+    dense: Comparison
 
 
 class _Prune(Planner):
-    def __init__(self, options: PruneOptions, listener: Listener, labels: LabelsLike | None = None) -> None:
+    judge: Judge | None = None
+
+    def __init__(
+        self, options: PruneOptions, listener: Listener, labels: LabelsLike | None, function: EvalLike | None
+    ) -> None:
         self.options = options
-        self.budget, self.ratio = _asked(options)
+        self.budget, self.ratio, self.drop = _asked(options)
+        self.function = function if function is not None else options.eval
+        if self.function is not None:
+            ByFunction(self.function)  # checks its name
         super().__init__(options, listener, labels)
         if self.ratio is not None:
             self.effort = find_effort("fast")  # a uniform cut weighs no damage
@@ -90,17 +126,21 @@ class _Prune(Planner):
         case = self.case(model, inputs, self._check)
         if self.ratio is not None:
             outcome = self._uniform(case, self.ratio)
+        elif self.drop is not None:
+            outcome = self._dropped(case, cast(Judge, self.judge), self.drop)
         else:
             outcome = self._budgeted(case, cast(LatencyBudget, self.budget))
         with self.clock.stage("verify"):
             proof = self._prove(case, outcome)
-        recovery = self._recover(case, outcome)
+        recovery = outcome.recovery or self._recover(case, outcome)
+        self._warn_of_recovery(case, outcome, recovery)
         if recovery:
             outcome = replace(outcome, model=recovery.model)
         limits = [limit.fact(case.analysis, outcome.plan) for limit in case.constraints.limits]
         report = make_report(case.source, case.analysis, outcome, proof, self.options, self.budget, self.device)
+        report = replace(report, accuracy=self._accuracy_fact(outcome), limits=limits)
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
-        report = replace(report, seconds=seconds, warnings=self.warnings, limits=limits)
+        report = replace(report, seconds=seconds, warnings=self.warnings)
         report = replace(report, lossless=case.prepared.lossless(), recovery=recovery_fact(recovery))
         result = PruneResult(outcome.model, to_json(case.analysis, outcome.plan), report)
         self._write(result, external=case.source.external)
@@ -112,6 +152,28 @@ class _Prune(Planner):
         for path in (options.report, options.plan):
             if path:
                 check_writable(path)
+
+    def set_aside(self, source: Source, inputs: Inputs | None, runtime: Runtime) -> Inputs | None:
+        """The inputs to plan with; how accurate the dense model is comes first, so that what cannot be is told soon."""
+        if self.drop is not None:
+            evaluation, rest = choose_apart(inputs, self.function, runtime, self.drop, self.options.seed)
+            self.judge = self._judged(evaluation, source)
+            self.drop.least(self.judge.dense)
+            if coarse := self.judge.coarse(self.drop):
+                self.warn(coarse)
+            return rest
+        if found := choose_evaluation(inputs, self.function, runtime, self.effort):
+            try:
+                self.judge = self._judged(found, source)
+            except EvaluationError as error:
+                if self.function is not None or self.reading.labels is not None:
+                    raise
+                self.warn(f"accuracy is not measured: {error}")  # nobody asked: the file of inputs has labels
+        return inputs
+
+    def _judged(self, evaluation: Evaluation, source: Source) -> Judge:
+        with self.clock.stage("evaluate"):
+            return Judge.of(evaluation, source.reference)
 
     def _uniform(self, case: Case, ratio: float) -> Outcome:
         """Cut every group to the same share; the two models are compared once, at the end."""
@@ -154,20 +216,57 @@ class _Prune(Planner):
         self, case: Case, budget: LatencyBudget, stopwatch: Stopwatch, dense: Comparison, engine: Engine
     ) -> Outcome:
         with self.meter(engine) as meter:
-            tables = self.tables(case, meter)
-            program = self.program(case, tables)
-            correction = tables.correction()
-            loop = Loop(program, tables.fill, correction, stopwatch, budget, self.options.solver, self.listener)
-            with self.clock.stage("search"):
-                loop, trial = self._again(case, loop, loop.run(dense), dense)
-        if loop.reason:
-            self.warn(f"the result uses {100 * trial.spent:.1f}% of the budget: {loop.reason}")
-        if trial.measured.precision > stopwatch.precision:
-            self.warn(
-                f"the machine is noisy: the result's latency is known to ±{100 * trial.measured.precision:.1f}% only"
-            )
+            outcome = self._planned(case, self._ground(case, meter, stopwatch, dense), budget)
+        if outcome.reason:
+            spent = budget.spent(outcome.measured.pruned_ms, outcome.measured.dense_ms)
+            self.warn(f"the result uses {100 * spent:.1f}% of the budget: {outcome.reason}")
+        self._warn_of_noise(outcome, stopwatch)
+        return outcome
+
+    def _ground(self, case: Case, meter: Meter, stopwatch: Stopwatch, dense: Comparison) -> _Ground:
+        tables = self.tables(case, meter)
+        return _Ground(meter, tables, self.program(case, tables), tables.correction(), stopwatch, dense)
+
+    def _planned(self, case: Case, on: _Ground, budget: LatencyBudget, search: type[Loop] = Loop) -> Outcome:
+        """The plan of least damage that measures within a budget."""
+        solver = self.options.solver
+        loop = search(on.program, on.tables.fill, on.correction, on.stopwatch, budget, solver, self.listener)
+        with self.clock.stage("search"):
+            loop, trial = self._again(case, loop, loop.run(on.dense), on.dense)
         model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
-        return Outcome(trial.plan, model, trial.measured, loop.reason, Search.of(loop, trial, meter))
+        return Outcome(trial.plan, model, trial.measured, loop.reason, Search.of(loop, trial, on.meter))
+
+    def _warn_of_noise(self, outcome: Outcome, stopwatch: Stopwatch) -> None:
+        precision = outcome.measured.precision
+        if precision > stopwatch.precision:
+            self.warn(f"the machine is noisy: the result's latency is known to ±{100 * precision:.1f}% only")
+
+    def _dropped(self, case: Case, judge: Judge, drop: Drop) -> Outcome:
+        """Fill the latency table, then search the fastest plan that is accurate enough after recovery."""
+        with self.engine(case) as engine:
+            stopwatch = self.stopwatch(case, engine)
+            dense = self.dense(case, engine, stopwatch, case.whole())
+            with self.meter(engine) as meter:
+                on = self._ground(case, meter, stopwatch, dense)
+                solver = self.options.solver
+                fastest = FrontierSearch(on.program, on.tables.fill, on.correction, dense.ratio, solver).reach()
+                search = DropSearch(self, case, judge, drop, dense, partial(self._recovered, case, on))
+                outcome = search.run(fastest)
+            self._warn_of_noise(outcome, stopwatch)
+        return outcome
+
+    def _recovered(self, case: Case, on: _Ground, budget: LatencyBudget) -> Outcome:
+        """The plan of least damage that measures close to a budget, with what is recovered of it."""
+        outcome = self._planned(case, on, budget, Probe)
+        return replace(outcome, reason="", recovery=self._recover(case, outcome))
+
+    def _accuracy_fact(self, outcome: Outcome) -> dict[str, Any]:
+        """What became of the accuracy; empty where nothing tells."""
+        if self.judge is None:
+            return {}
+        with self.clock.stage("evaluate"):
+            found = outcome.accuracy if outcome.accuracy is not None else self.judge.accuracy(outcome.model)
+        return self.judge.fact(found)
 
     def _foreseen(self, case: Case, budget: LatencyBudget, name: str) -> Outcome:
         """Search the plan that meets the budget on another device, by what its table predicts."""
@@ -230,17 +329,17 @@ class _Prune(Planner):
     def _recover(self, case: Case, outcome: Outcome) -> Recovery | None:
         """The model with its weights fitted anew, if there are inputs to fit to and something was cut."""
         touched = touched_nodes(case.analysis, outcome.plan)
-        if not self.options.recover or not touched:
-            return None
-        if case.fit is None:
-            self.warn("nothing was recovered: without --inputs the remaining weights cannot be fitted anew")
+        if not self.options.recover or not touched or case.fit is None:
             return None
         with self.clock.stage("recover"), threadpool_limits(self.options.threads):
             runtime, step = prover(case.runtime), self.listener.step
-            found = recover(case.analysis, outcome.plan, outcome.model, case.fit, case.held, runtime, step)
-        if not found.kept:
+            return recover(case.analysis, outcome.plan, outcome.model, case.fit, case.held, runtime, step)
+
+    def _warn_of_recovery(self, case: Case, outcome: Outcome, found: Recovery | None) -> None:
+        if found and not found.kept:
             self.warn("recovery did no good on held-out inputs: the weights stay as they were; give more --inputs")
-        return found
+        if self.options.recover and case.fit is None and touched_nodes(case.analysis, outcome.plan):
+            self.warn("nothing was recovered: without --inputs the remaining weights cannot be fitted anew")
 
     def _write(self, result: PruneResult, *, external: bool) -> None:
         options = self.options
@@ -252,10 +351,18 @@ class _Prune(Planner):
             write_text(options.report, json.dumps(result.report.to_json(), indent=1))
 
 
-def _asked(options: PruneOptions) -> tuple[LatencyBudget | None, float | None]:
-    """The budget or the ratio, exactly one of which must be given."""
-    if (options.latency is None) == (options.ratio is None):
-        raise OptionError("give either --latency (such as 4ms or 70%) or --ratio (such as 50%)")
+def _asked(options: PruneOptions) -> tuple[LatencyBudget | None, float | None, Drop | None]:
+    """The budget, the ratio or the drop of accuracy, exactly one of which must be given."""
+    if sum(goal is not None for goal in (options.latency, options.ratio, options.max_drop)) != 1:
+        raise OptionError(
+            "give either --latency (such as 4ms or 70%), --ratio (such as 50%) or --max-drop (such as 1%)"
+        )
     if options.latency is not None:
-        return parse_latency(options.latency), None
-    return None, parse_share(options.ratio or "", "--ratio")
+        return parse_latency(options.latency), None, None
+    if options.ratio is not None:
+        return None, parse_share(options.ratio, "--ratio"), None
+    if options.lut_device is not None:
+        raise OptionError(
+            f"--lut-device {options.lut_device}: --max-drop {options.max_drop} measures every plan; give --latency"
+        )
+    return None, None, parse_drop(options.max_drop or "")

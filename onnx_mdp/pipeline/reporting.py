@@ -49,7 +49,8 @@ class Search:
 class Outcome:
     """The plan a run settled on, its model, how that compares with the dense one, and the search that found it.
 
-    `also` has the facts of further latency budgets.
+    `also` has the facts of further latency budgets. Where a search by accuracy has come to the outcome, `accuracy` is
+    that of the recovered model, `recovery` what was recovered, and `steps` what was measured on the way.
     """
 
     plan: Plan
@@ -58,6 +59,9 @@ class Outcome:
     reason: str = ""
     search: Search | None = None
     also: Sequence[dict[str, Any]] = ()
+    recovery: Recovery | None = None
+    accuracy: float | None = None
+    steps: Sequence[dict[str, Any]] = ()
 
 
 def make_report(
@@ -72,7 +76,7 @@ def make_report(
     """The report of a run, without its times and warnings."""
     return Report(
         model=source.name,
-        budget=options.latency or f"ratio {options.ratio}",
+        budget=_asked(options),
         reason=outcome.reason,
         device=str(device),
         latency=_latency(outcome, budget),
@@ -85,6 +89,7 @@ def make_report(
         locked=locked_facts(analysis),
         lut=_lut(outcome),
         also=outcome.also,
+        steps=outcome.steps,
         options={name: _plain(value) for name, value in asdict(options).items()},
     )
 
@@ -131,6 +136,10 @@ def _lut(outcome: Outcome) -> Mapping[str, Any]:
         "measured": meter.measured,
         "reused": meter.reused,
     }
+
+
+def _asked(options: PruneOptions) -> str:
+    return options.latency or (f"ratio {options.ratio}" if options.ratio else f"max-drop {options.max_drop}")
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnx_mdp.quantities import metric_text
 from onnx_mdp.report.facts import Report
 
 _MOST_CUT = 8
@@ -43,6 +44,7 @@ def summary(report: Report, path: str) -> RenderableType:
     ]
     lines += _lossless(report.lossless)
     lines += _recovered(report.recovery)
+    lines += _accuracy(report.accuracy)
     removed = [block["name"] for block in report.blocks if block["removed"]]
     lines.append(f"removed blocks: {len(removed)} of {len(report.blocks)}{': ' if removed else ''}{_few(removed)}")
     lines.append(
@@ -67,6 +69,9 @@ def summary(report: Report, path: str) -> RenderableType:
 
 def _budget(report: Report) -> str:
     latency = report.latency
+    if report.options.get("max_drop") is not None:
+        plans = f"{len(report.steps)} plan{'s' * (len(report.steps) != 1)}"
+        return f"{report.budget}, the fastest within it of {plans} measured"
     if latency.budget_ms is None:
         return f"{report.budget} (a uniform cut, no budget)"
     used = latency.pruned_ms / latency.budget_ms
@@ -101,6 +106,17 @@ def _recovered(found: Mapping[str, Any]) -> list[str]:
     fitted = sum(layer["ridge"] is not None for layer in found["layers"])
     moved = f"{found['unit']} {found['before']:.3g} became {found['after']:.3g} on {found['inputs']} held-out inputs"
     return [f"recovered: {moved}, {fitted} layers fitted anew"]
+
+
+def _accuracy(found: Mapping[str, Any]) -> list[str]:
+    """What became of the accuracy, and what tells."""
+    if not found:
+        return []
+    dense, pruned = (metric_text(found[name], found["dense"]) for name in ("dense", "pruned"))
+    inputs = "" if found["inputs"] is None else f" on {found['inputs']} held-out inputs"
+    if not found["held_out"]:
+        inputs = f" on {found['inputs']} calibration inputs, which the result is fitted to"
+    return [f"accuracy: {dense} became {pruned} ({found['metric']}{inputs})"]
 
 
 def _also(found: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "prune", "--help")
     assert status == 0
     options = ("latency", "ratio", "output", "inputs", "threads", "shape", "lock", "min-keep", "multiple", "importance")
-    options += ("preprocess", "labels", "samples")
+    options += ("preprocess", "labels", "samples", "max-drop", "eval")
     options += ("runtime", "runtime-option", "solver", "seed", "report", "plan", "lut", "quiet", "config", "force")
     assert all(f"--{option}" in out for option in options)
     assert "4ms" in out
@@ -281,9 +281,9 @@ def readme_problem() -> str:
     return (ROOT / "README.md").read_text().split("```json\n")[1].split("```")[0]
 
 
-def readme_function() -> str:
-    """The Python file that the README shows."""
-    return (ROOT / "README.md").read_text().split("`mydata.py` above is\n\n```python\n")[1].split("```")[0]
+def readme_function(name: str) -> str:
+    """A Python file that the README shows."""
+    return (ROOT / "README.md").read_text().split(f"`{name}` above is\n\n```python\n")[1].split("```")[0]
 
 
 def write_photos(folder: Path) -> None:
@@ -315,7 +315,8 @@ def test_readme_commands_run(
     monkeypatch.setenv("XDG_CACHE_HOME", str(lut.parent))
     (tmp_path / "models").symlink_to(MODELS)
     (tmp_path / "problem.json").write_text(readme_problem())
-    (tmp_path / "mydata.py").write_text(readme_function())
+    for name in ("mydata.py", "mytask.py"):
+        (tmp_path / name).write_text(readme_function(name))
     write_photos(tmp_path / "photos")
     if not command.startswith("onnx-mdp prune"):
         first = ["prune", "models/digits_vit.onnx", "--ratio", "50%", "-o", "pruned.onnx", "--plan", "plan.json"]
