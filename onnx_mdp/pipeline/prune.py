@@ -70,10 +70,16 @@ def prune(
         MdpError: anything the user can act on; see `onnx_mdp.errors`.
     """
     options = replace(options or PruneOptions(), **fields)
-    return _Prune(options, listener or Listener(), labels).run(model, inputs if inputs is not None else options.inputs)
+    pruner = Pruner(options, listener or Listener(), labels)
+    return pruner.finish(pruner.start(model, inputs if inputs is not None else options.inputs))
 
 
-class _Prune(Planner):
+class Pruner(Planner):
+    """One run of `prune` in two halves, so that one case can be pruned to many budgets.
+
+    What `start` makes depends on no budget: a pruner whose other options are the same may finish it.
+    """
+
     def __init__(self, options: PruneOptions, listener: Listener, labels: LabelsLike | None = None) -> None:
         self.options = options
         self.budget, self.ratio = _asked(options)
@@ -85,8 +91,12 @@ class _Prune(Planner):
         planners = check_several(self, further, has_latency=self.budget is not None)
         self.further = list(zip(further, planners, strict=True))
 
-    def run(self, model: ModelLike, inputs: InputsLike | None) -> PruneResult:
-        case = self.case(model, inputs, self._check)
+    def start(self, model: ModelLike, inputs: InputsLike | None) -> Case:
+        """The model loaded, analyzed and scored."""
+        return self.case(model, inputs, self._check)
+
+    def finish(self, case: Case) -> PruneResult:
+        """The model searched for, cut, proven, recovered and written."""
         if self.ratio is not None:
             outcome = self._uniform(case, self.ratio)
         else:
