@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 import pytest
 from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
+from threadpoolctl import threadpool_limits
 
 from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.network import read_network
@@ -29,6 +30,13 @@ settings.load_profile("onnx-mdp")
 
 if (SHARED / "real").is_dir():
     sys.path.insert(0, str(SHARED / "real"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Linear algebra on one thread, as the pipeline has it by default."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture

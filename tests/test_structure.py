@@ -127,8 +127,7 @@ def test_heavy_packages_have_one_home(package: str) -> None:
             "verify/oracle.py",
         ),
         *("latency/fill.py", "latency/measure.py", "pipeline/tabulate.py"),
-        *("recover/recover.py", "recover/refit.py", "statistics/walk.py"),
-        "rewrite/plan.py",
+        *("rewrite/plan.py", "recover/recover.py", "recover/refit.py", "statistics/walk.py"),
     }
     assert set(outside) <= (allowed if package == "onnx" else set())
 

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import onnx
+from threadpoolctl import threadpool_limits
 
 from onnx_mdp.config import SearchOptions
 from onnx_mdp.engine.base import Engine
@@ -122,7 +123,7 @@ class Planner:
 
     def _scores(self, analysis: Analysis, fit: Inputs | None, held: Inputs | None, runtime: Runtime) -> Scores:
         """What a scorer makes of the inputs to fit to, and the currency of those held out."""
-        with self.clock.stage("score"):
+        with self.clock.stage("score"), threadpool_limits(self.search.threads):
             scorer = make_scorer(self.search.importance, analysis, fit, runtime, self.listener.step)
             scores = scorer.score(analysis)
             if fit is None or not self.effort.levels:
@@ -175,6 +176,11 @@ class Planner:
             meter = BorrowedMeter(lut, self.precision)
             self.device = meter.engine.fingerprint
             yield meter
+
+    def warn_of_rewriting(self, case: Case) -> None:
+        """Say what shares are of, where the model as given cannot be measured."""
+        if case.prepared.moved:
+            self.warn("shares of latency are of the model as rewritten without loss: the table knows no other")
 
     def tables(self, case: Case, meter: Meter, grid: Grid | None = None) -> Tables:
         """The tables of the model, filled; what could not be measured well is a warning."""

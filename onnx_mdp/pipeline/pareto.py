@@ -138,6 +138,7 @@ class _Pareto(Planner):
         if dense is None:
             dense = foreseen(tables.fill.wholes[0].ms, 1.0, 0.0)
             self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {self.device}, by the table")
+            self.warn_of_rewriting(case)
         program = self.program(case, tables)
         search = FrontierSearch(program, tables.fill, tables.correction(), dense.ratio, self.options.solver)
         with self.clock.stage("search"):

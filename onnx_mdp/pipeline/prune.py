@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import onnx
+from threadpoolctl import threadpool_limits
 
 from onnx_mdp.config import PruneOptions
 from onnx_mdp.engine.base import Engine
@@ -183,6 +184,7 @@ class Pruner(Planner):
             tables = self.tables(case, meter)
             dense = foreseen(tables.fill.wholes[0].ms, 1.0, 0.0)
             self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {self.device}, by the table")
+            self.warn_of_rewriting(case)
             if budget.spent(dense.dense_ms, dense.dense_ms) <= 1 and case.constraints.allow_dense():
                 return self._uncut(case, budget, load(case.given)[1], dense)
             program = self.program(case, tables)
@@ -242,7 +244,7 @@ class Pruner(Planner):
         if case.fit is None:
             self.warn("nothing was recovered: without --inputs the remaining weights cannot be fitted anew")
             return None
-        with self.clock.stage("recover"):
+        with self.clock.stage("recover"), threadpool_limits(self.options.threads):
             runtime, step = prover(case.runtime), self.listener.step
             found = recover(case.analysis, outcome.plan, outcome.model, case.fit, case.held, runtime, step)
         if not found.kept:

@@ -132,7 +132,7 @@ def test_missing_entries_are_counted_and_the_remedy_named(slow: Path, tmp_path: 
     with closing(LutFile(part)) as file:
         file.put(row.entry for row in regions)
         file.drop(row.number for row in list(file.rows()) if row.entry.region.startswith("whole model"))
-    with pytest.raises(LutError, match=r"lacks 1 of 1 entries"):
+    with pytest.raises(LutError, match=r"lacks the time of a whole model of this model"):
         foresee(part, "70%")
 
 

@@ -73,7 +73,7 @@ def test_the_reverse_question_gives_the_same_plans(found: ParetoResult, lut: Pat
         (fastest,) = pareto(VIT, damage_max=point.damage, lut=lut).frontier.points
         assert fastest.asked_ms is None
         assert fastest.damage <= point.damage * (1 + 1e-9)
-        assert fastest.share <= point.share * 1.02, "the two are measured against the dense model once each"
+        assert fastest.share <= point.share * 1.06, "the two are measured against the dense model once each"
 
 
 def test_a_single_point(lut: Path) -> None:
@@ -149,15 +149,16 @@ def test_places_that_cannot_be_written_are_found_out_first(tmp_path: Path) -> No
         pareto(VIT, plans=tmp_path / "file")
 
 
-def test_a_device_that_is_not_here(found: ParetoResult, lut: Path, tmp_path: Path) -> None:
+def test_a_device_that_is_not_here(lut: Path, tmp_path: Path) -> None:
     """Its frontier is that of its table, which is not written to."""
+    found = pareto(VIT, from_="85%", to="35%", points=6, lut=lut, lossless=False)
     here, path = str(open_runtime(RuntimeSpec()).fingerprint), tmp_path / "slow.sqlite"
     other = "onnxruntime 9.9.9, a slower processor, 1 thread"
     with closing(LutFile(lut)) as source, closing(LutFile(path, create=True)) as target:
         entries = [row.entry for row in source.rows(here)]
         target.put(replace(entry, device=other, ms=4 * entry.ms) for entry in entries)
     before = path.read_bytes()
-    foreseen = pareto(VIT, from_="85%", to="35%", points=6, lut=path, lut_device="slower").frontier
+    foreseen = pareto(VIT, from_="85%", to="35%", points=6, lut=path, lut_device="slower", lossless=False).frontier
     assert path.read_bytes() == before
     assert (foreseen.device, foreseen.clock) == (other, "table")
     for there, here_point in zip(foreseen.points, found.frontier.points, strict=True):
