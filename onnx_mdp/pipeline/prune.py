@@ -88,7 +88,8 @@ def prune(
     if isinstance(eval, str):
         options = replace(options, eval=eval)
     inputs = inputs if inputs is not None else options.inputs
-    return _Prune(options, listener or Listener(), labels, eval).run(model, inputs)
+    pruner = Pruner(options, listener or Listener(), labels, eval)
+    return pruner.finish(pruner.start(model, inputs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +104,20 @@ class _Ground:
     dense: Comparison
 
 
-class _Prune(Planner):
+class Pruner(Planner):
+    """One run of `prune` in two halves, so that one case can be pruned to many budgets.
+
+    What `start` makes depends on no budget: a pruner whose other options are the same may finish it.
+    """
+
     judge: Judge | None = None
 
     def __init__(
-        self, options: PruneOptions, listener: Listener, labels: LabelsLike | None, function: EvalLike | None
+        self,
+        options: PruneOptions,
+        listener: Listener,
+        labels: LabelsLike | None = None,
+        function: EvalLike | None = None,
     ) -> None:
         self.options = options
         self.budget, self.ratio, self.drop = _asked(options)
@@ -122,8 +132,12 @@ class _Prune(Planner):
         planners = check_several(self, further, has_latency=self.budget is not None)
         self.further = list(zip(further, planners, strict=True))
 
-    def run(self, model: ModelLike, inputs: InputsLike | None) -> PruneResult:
-        case = self.case(model, inputs, self._check)
+    def start(self, model: ModelLike, inputs: InputsLike | None) -> Case:
+        """The model loaded and analyzed."""
+        return self.case(model, inputs, self._check)
+
+    def finish(self, case: Case) -> PruneResult:
+        """The model searched for, cut, proven, recovered and written."""
         if self.ratio is not None:
             outcome = self._uniform(case, self.ratio)
         elif self.drop is not None:

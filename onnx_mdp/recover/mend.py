@@ -26,6 +26,7 @@ Array = NDArray[Any]
 _NEXT = 4  # sites behind a cut that are fitted too
 _KEPT_BYTES = 256 << 20
 _WORK = 1e9  # as for `Refitter`: less than for the model that is written
+_INPUTS = 128  # likewise: trials compare cuts with each other, which takes fewer than the final fit
 
 
 class Mender:
@@ -36,7 +37,7 @@ class Mender:
 
     def __init__(self, analysis: Analysis, inputs: Inputs, runtime: Runtime) -> None:
         self._analysis = analysis
-        self._inputs = inputs
+        self._inputs = inputs.take(0, max(_INPUTS, inputs.batch))
         self._runtime = runtime
         self._walk = self._start()
 
@@ -49,10 +50,10 @@ class Mender:
             self._walk = self._start()
         self._walk.advance(first)
         model = rewrite(analysis.network.model, plan_edits(analysis, plan))
-        refitter = Refitter(analysis, plan, model, self._inputs, self._walk, _WORK)
-        for pair in self._chosen(refitter.pairs(), plan):
-            fitted = refitter.fit(pair)
-            if fitted and fitted.ridge is not None:
+        dense = self._walk.fork(self._walk.model)
+        refitter = Refitter(analysis, plan, model, self._inputs, dense, _WORK)
+        for pair, fitted in refitter.fits(self._chosen(refitter.pairs(), plan)):
+            if fitted.ridge is not None:
                 found.update(self._spread(pair, refitter, plan, found))
         return found
 

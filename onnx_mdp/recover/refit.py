@@ -105,13 +105,19 @@ class Refitter:
     def run(self, progress: Callable[[int, int], None]) -> Iterator[Refit]:
         """Fit all sites that the cut touches, in order."""
         pairs = self.pairs()
+        yield from (found for _, found in self.fits(pairs, progress))
+        progress(len(pairs), len(pairs))
+
+    def fits(
+        self, pairs: Sequence[Pair], progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[tuple[Pair, Refit]]:
+        """Fit these sites, in graph order; those that there was something to fit at."""
         for number, pair in enumerate(pairs):
             progress(number, len(pairs))
             self._cut.advance(pair.cut.node.index)
             self._dense.advance(min(later.dense.node.index for later in pairs[number:]))
             if found := self.fit(pair):
-                yield found
-        progress(len(pairs), len(pairs))
+                yield pair, found
 
     def pairs(self) -> list[Pair]:
         """The sites whose input the cut changes, in graph order."""

@@ -45,9 +45,10 @@ class Walk:
         if not computed:
             yield from self._batches()
             return
-        with loadable(part(self.model, known, computed)) as reference:
+        model = part(self.model, known, computed)
+        read = [value.name for value in model.graph.input]
+        with loadable(model) as reference:
             session = self._runtime.open(reference)
-        read = self._read(known, computed)
         for batch in self._batches():
             found = session.run({name: batch[name] for name in read}, computed)
             yield {**batch, **dict(zip(computed, found, strict=True))}
@@ -68,6 +69,3 @@ class Walk:
 
     def _batches(self) -> Iterator[dict[str, Array]]:
         yield from self._inputs.batches() if self._kept is None else self._kept
-
-    def _read(self, known: Batch, computed: Sequence[str]) -> list[str]:
-        return [value.name for value in part(self.model, known, computed).graph.input]

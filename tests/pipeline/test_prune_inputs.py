@@ -12,7 +12,10 @@ from PIL import Image
 
 from onnx_mdp import prune
 from onnx_mdp.cli.main import main
+from onnx_mdp.config import PruneOptions
 from onnx_mdp.errors import InputError, OptionError
+from onnx_mdp.pipeline.listener import Listener
+from onnx_mdp.pipeline.prune import Pruner
 from tests.conftest import build_model
 
 
@@ -110,3 +113,13 @@ def test_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mdp.toml").write_text('[prune]\ninputs = "images"\npreprocess = "unit"\nsamples = 6\n')
     assert run(capsys, "--config", "mdp.toml")[0] == 0
     assert main(["profile", "m.onnx", "--inputs", "images", "--preprocess", "unit", "--samples", "2", "-q"]) == 0
+
+
+def test_one_case_is_pruned_to_many_budgets(calibration: Path, cnn: Path) -> None:
+    """What is scored once gives the models that scoring for each would have given, recovery included."""
+    options = {name: PruneOptions(ratio=name, samples=24, force=True) for name in ("80%", "50%")}
+    case = Pruner(options["80%"], Listener()).start(cnn, str(calibration))
+    for name in ("50%", "80%", "50%"):
+        shared = Pruner(options[name], Listener()).finish(case).model
+        alone = prune(cnn, options[name], inputs=str(calibration)).model
+        assert shared.SerializeToString() == alone.SerializeToString()

@@ -140,3 +140,14 @@ def test_a_mended_cut_computes_what_the_cut_model_would(name: str, calibration: 
         again = rewrite(dense, plan_edits(analysis, plan))
         y = [runtime.open(m.SerializeToString()).run({"input": x[64:80]})[0] for m in (dense, again)]
         np.testing.assert_allclose(*y, atol=1e-4)
+
+
+def test_trials_take_whole_batches_however_large(runtime: Runtime) -> None:
+    """A model that fixes a batch of more inputs than trials fit on."""
+    nodes = [node("Gemm", ["x", "w1"], ["a"]), node("Relu", ["a"], ["b"]), node("Gemm", ["b", "w2"], ["y"])]
+    analysis = analysis_of(build_model(nodes, {"x": (160, 6)}, ["y"], {"w1": (6, 8), "w2": (8, 4)}))
+    x = np.random.default_rng(0).normal(size=(800, 6)).astype(np.float32)
+    inputs = load_inputs({"x": x}, (InputSpec("x", x.dtype, x.shape[1:], 160),))
+    (group,) = analysis.groups
+    found = Mender(analysis, inputs, runtime)(Plan({group.name: np.arange(4)}, ()))
+    assert set(found) == {"w1", "w2"}

@@ -25,8 +25,11 @@ class PeakMemory:
 
     def bytes(self) -> int:
         """The rise so far."""
-        now = _kilobytes("VmHWM") if _STATUS.exists() else _maximum()
-        return max(now - self._before, 0) * 1024
+        return max(self.highest() - self._before * 1024, 0)
+
+    def highest(self) -> int:
+        """Bytes of resident memory at their highest since construction, with what was there before."""
+        return 1024 * (_kilobytes("VmHWM") if _STATUS.exists() else _maximum())
 
 
 def _kilobytes(key: str) -> int:

@@ -1,0 +1,1 @@
+"""What `bench_accuracy.py` is made of: figures measured elsewhere, and the runs of one process."""
