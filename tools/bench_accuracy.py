@@ -6,7 +6,8 @@
 
 Models and labelled images are expected in ../shared/real, calibration images are none of the labelled ones, and the
 figures of others are read from ../shared/evidence/accuracy.md: the best peer at most as slow, and the prototype
-interpolated at the latency that ours has. Rows that the JSON file holds are not run again: delete it to start anew.
+on a line between its points at the latency that ours has. Rows that the JSON file holds are not run again: delete it to
+start anew.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ Names here: a/b = `first`/`second`, c = `third` of `../real`. No table for c.
 | p_good | -1.0 | 0.800 | 0.7 | 80.00 | 100 |
 | p_worse | -1.0 | 0.900 | 0.7 | 75.00 | 100 |
 | p_fast | -1.0 | 0.600 | 0.7 | 60.00 | 100 |
+| p_bad | -1.0 | 0.790 | 0.7 | 61.00 | 100 |
 
 ### b
 | variant | latency | top-1 |

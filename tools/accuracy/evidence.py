@@ -8,8 +8,9 @@ the dense model aside, are the prototype's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,16 @@ class Evidence:
     points: tuple[Point, ...]
 
     def prototype(self, latency: float) -> float | None:
-        """Top-1 between the prototype's best points on either side; None where it has none that is as fast."""
-        best = _frontier(point for point in self.points if not point.is_peer)
-        if not best or latency < best[0].latency:
-            return None
-        return float(np.interp(latency, [p.latency for p in best], [p.top1 for p in best]))
+        """The best top-1 on a line between two of the prototype's points; None where it has none that is as fast.
+
+        All lines count, and not only those between neighbors: a bad point between two good ones takes nothing away.
+        """
+        ours = [point for point in self.points if not point.is_peer]
+        slow = [point for point in ours if point.latency >= latency] or ours
+        fast = [point for point in ours if point.latency <= latency]
+        lines = product(fast, slow)
+        found = (float(np.interp(latency, [p.latency, q.latency], [p.top1, q.top1])) for p, q in lines)
+        return max(found, default=None)
 
     def peer(self, latency: float) -> Point | None:
         """The best peer that is as fast, give or take what latencies are uncertain by.
@@ -80,12 +86,3 @@ def _points(table: str) -> Iterator[Point]:
 
 def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
-
-
-def _frontier(points: Iterable[Point]) -> Sequence[Point]:
-    """Points with none that is as fast and better, from the fastest on."""
-    found: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.latency, -p.top1)):
-        if not found or point.top1 > found[-1].top1:
-            found.append(point)
-    return found
