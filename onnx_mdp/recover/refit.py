@@ -26,7 +26,8 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.statistics.gram import Gram
-from onnx_mdp.statistics.sites import WORK, Indices, Site, bias_of, carried_bias, choose_picks, find_sites, residual
+from onnx_mdp.statistics.sites import WORK, Indices, Site, bias_of, carried_bias, choose_picks, find_sites
+from onnx_mdp.statistics.streams import is_normalized, residual, row_weights
 from onnx_mdp.statistics.walk import Batch, Walk
 
 Array = NDArray[Any]
@@ -145,7 +146,7 @@ class Refitter:
         for node in path[:-1]:
             scale = scale * _gain(network, node, dense)[kept]
         others = _other(path, dense.y, network), _other(cut_path, site.y, self._network)
-        return _Target(dense, kept, others, scale, weighs=_is_normalized(network, path[-1].outputs[0]))
+        return _Target(dense, kept, others, scale, weighs=is_normalized(network, path[-1].outputs[0]))
 
     def _fit(self, site: Site, target: _Target) -> Refit | None:
         fitted, held = self._grams(site, target)
@@ -208,14 +209,7 @@ def _wanted(site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indice
     inverse = np.where(weak, 0.0, 1 / np.where(target.scale == 0, 1.0, target.scale))
     y = y + gap * inverse.astype(np.float32).reshape(shape)
     places = site.places(y, picks)
-    return places, _weights(site, stream, picks) if target.weighs else None
-
-
-def _weights(site: Site, stream: Array, picks: Indices) -> Array:
-    """One over the variance of each row of the stream: what a layer normalization behind it divides by."""
-    rows = site.places(stream, picks)
-    variance = rows.var(axis=(0, 2), dtype=np.float64)
-    return np.asarray(variance.mean() / np.maximum(variance, 1e-6 * variance.mean() + 1e-30))
+    return places, row_weights(site, stream, picks) if target.weighs else None
 
 
 def _gain(network: Network, node: Node, dense: Site) -> Array:
@@ -236,9 +230,6 @@ def _other(path: Sequence[Node], y: str, network: Network) -> str:
     return next(name for name in path[-1].inputs if name != branch)
 
 
-_NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-
-
 def touched_nodes(analysis: Analysis, plan: Plan) -> frozenset[int]:
     """Nodes whose result a plan changes: those that sum over what is cut, those behind a removed block, and so on."""
     cut = set(factors(analysis, plan))
@@ -249,11 +240,3 @@ def touched_nodes(analysis: Analysis, plan: Plan) -> frozenset[int]:
             found.add(node.index)
             changed.update(node.outputs)
     return frozenset(found)
-
-
-def _is_normalized(network: Network, stream: str) -> bool:
-    """Whether a layer normalization reads the stream, here or behind further sums."""
-    for node in network.consumers.get(stream, ()):
-        if node.op in _NORMALIZATIONS or (node.op == "Add" and _is_normalized(network, node.outputs[0])):
-            return True
-    return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -334,22 +334,6 @@ def _convolution(network: Network, node: Node) -> Site | None:
     if node.op == "Conv":
         return ConvSite(*basic, strides, dilations, pads)
     return TransposedSite(*basic, (1,) * rank, dilations, pads, strides, numbers("output_padding", 0))
-
-
-def residual(network: Network, site: Site) -> Iterator[Node]:
-    """The nodes from a site's result to the sum it is added to: the last is an Add of two computed tensors."""
-    found: list[Node] = []
-    tensor = site.y
-    while len(network.consumers.get(tensor, ())) == 1 and tensor not in network.outputs:
-        node = network.consumers[tensor][0]
-        found.append(node)
-        computed = [name for name in node.inputs if name in network.varying]
-        if node.op == "Add" and len(computed) == 2:
-            yield from found
-            return
-        if node.op not in ("BatchNormalization", "Mul", "Add", "Identity") or len(computed) != 1:
-            return
-        tensor = node.outputs[0]
 
 
 def _same(

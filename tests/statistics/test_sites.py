@@ -10,7 +10,8 @@ from onnx.helper import make_node as node
 from onnx_mdp.graph.expose import exposed
 from onnx_mdp.graph.network import Network
 from onnx_mdp.runtime.base import Runtime
-from onnx_mdp.statistics.sites import Site, bias_of, carried_bias, choose_picks, find_sites, residual
+from onnx_mdp.statistics.sites import Site, bias_of, carried_bias, choose_picks, find_sites
+from onnx_mdp.statistics.streams import normalized_stream, residual, row_weights
 from tests.conftest import analysis_of, build_model
 
 IMAGE, TOKENS = (3, 8, 9, 7), (3, 5, 8)
@@ -127,3 +128,20 @@ def test_fewer_positions_where_there_are_more_than_enough() -> None:
     assert 72 * 8 / 1000 <= len(some) < 10_000
     assert np.array_equal(some, choose_picks(site, 10_000, (1, 72, 6), 1000))
     assert np.all(np.diff(some) > 0)
+
+
+def test_rows_count_by_what_a_layer_normalization_divides_by() -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]),
+        node("Add", ["x", "a"], ["b"]),
+        node("LayerNormalization", ["b", "scale", "shift"], ["y"]),
+    ]
+    weights = {"w": (8, 8), "scale": (8,), "shift": (8,)}
+    network, site = site_of(build_model(nodes, {"x": TOKENS}, ["y"], weights))
+    assert normalized_stream(network, site) == "b"
+    stream = np.random.default_rng(0).normal(size=TOKENS).astype(np.float32)
+    stream[:, 2] *= 100
+    found = row_weights(site, stream, np.arange(5)).reshape(3, 5)
+    assert found[:, 2].max() < 1e-3 * found[:, [0, 1, 3, 4]].min()
+    bare = build_model(nodes[:2], {"x": TOKENS}, ["b"], {"w": (8, 8)})
+    assert normalized_stream(*site_of(bare)) is None
