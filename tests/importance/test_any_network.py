@@ -14,6 +14,7 @@ from onnx_mdp.importance.base import Scores
 from onnx_mdp.importance.currency import Effort, calibrate
 from onnx_mdp.importance.registry import make_scorer
 from onnx_mdp.inputs.base import Inputs, InputSpec
+from onnx_mdp.inputs.load import load_inputs
 from onnx_mdp.rewrite.plan import Plan, masked_original, plan_of_widths
 from onnx_mdp.runtime.base import Runtime
 from tests.conftest import analysis_of
@@ -43,15 +44,16 @@ def examine(analysis: Analysis, runtime: Runtime) -> int:
     arrays = {name: np.concatenate([feed[name] for feed in feeds]) for name in network.inputs}
     batch = next(iter(network.inputs.values()))[0]
     specs = tuple(InputSpec(name, array.dtype, array.shape[1:], batch) for name, array in arrays.items())
+    given = load_inputs(arrays, specs)
     local = make_scorer("magnitude", analysis, None, runtime, lambda done, total: None).score(analysis)
-    found = calibrate(analysis, local, Inputs(specs, arrays), runtime, Effort((0.5,), 3))
+    found = calibrate(analysis, local, given, runtime, Effort((0.5,), 3))
     dense = runtime.open(network.model.SerializeToString())
     divergence = Divergence.fit(dense.run(feed) for feed in feeds)
     for promised, plan in single_cuts(analysis, found):
         whole = runtime.open(masked_original(analysis, plan).SerializeToString())
         true = divergence.divergence(whole.run(feed) for feed in feeds)
         assert promised == pytest.approx(true, rel=2e-3, abs=1e-6)
-    rescored_makes_sense(analysis, found, Inputs(specs, arrays), runtime)
+    rescored_makes_sense(analysis, found, given, runtime)
     return len(analysis.groups) + len(analysis.blocks)
 
 
