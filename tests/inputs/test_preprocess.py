@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from onnx_mdp.config import ProfileOptions, PruneOptions
+from onnx_mdp.config import ProfileOptions, SearchOptions
 from onnx_mdp.errors import OptionError
 from onnx_mdp.inputs.base import InputSpec
 from onnx_mdp.inputs.load import Reading, load_inputs
@@ -62,7 +62,7 @@ def test_what_is_no_preprocessing_is_named(text: str, message: str) -> None:
 
 
 def test_help_names_every_preset_and_field() -> None:
-    help_text = PruneOptions.__doc__ or ""
+    help_text = SearchOptions.__doc__ or ""
     assert all(f"`{name}`" in help_text for name in PRESETS)
     assert all(f"{name}=" in help_text for name in Preprocess.__dataclass_fields__)
     assert "see `prune`" in (ProfileOptions.__doc__ or "")
