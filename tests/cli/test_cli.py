@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from _pytest.mark import ParameterSet
 from PIL import Image
 
 from onnx_mdp import __version__
@@ -300,7 +301,13 @@ def readme_commands() -> list[str]:
     return [line[2:] for line in lines if line.startswith("$ onnx-mdp")]
 
 
-@pytest.mark.parametrize("command", readme_commands())
+def commands_to_run() -> list[ParameterSet | str]:
+    """The README's commands; those that search by accuracy prune several times and are run with the slow tests."""
+    slow = pytest.mark.slow
+    return [pytest.param(line, marks=slow) if "--max-drop" in line else line for line in readme_commands()]
+
+
+@pytest.mark.parametrize("command", commands_to_run())
 def test_readme_commands_run(
     capsys: pytest.CaptureFixture[str], command: str, lut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def test_the_fastest_within_the_drop_of_a_function(vit: Path, lut: Path, tmp_pat
     assert not any("round" in note and "%" not in note for note in listener.notes)
 
 
+@pytest.mark.slow
 def test_the_fastest_within_the_drop_by_labels(
     vit: Path, lut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
