@@ -20,7 +20,7 @@ from onnx_mdp.graph.shapes import Array
 from onnx_mdp.graph.weights import array, put
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.streams.basis import along, centering
-from onnx_mdp.streams.find import CENTERING, Before, Side, Stream
+from onnx_mdp.streams.stream import CENTERING, Before, Side, Stream
 
 MEAN_FREE = "SimplifiedLayerNormalization"
 

@@ -25,8 +25,9 @@ from onnx_mdp.rewrite.plan import Plan, factors
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.walk import Walk
 from onnx_mdp.streams.basis import along, instances, principal, reflection
-from onnx_mdp.streams.find import CENTERING, Fixed, Member, Stream, find_streams
+from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import MEAN_FREE, fold, own_operands
+from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
 
 _BYTES = 128 << 20  # of activations of one batch that are looked at together
 Bases = Mapping[str, Array]
