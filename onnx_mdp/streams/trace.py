@@ -105,7 +105,8 @@ class Tracer:
         centered = {node.op == CENTERING for node in norms} | {True for _ in centerings}
         if len(centered) > 1 or (centerings and norms):
             raise RefusedError("its normalizations are not all of one kind", (norms or centerings)[0])
-        return replace(self.found, centered=centered == {True})
+        linear = not (norms or centerings or self.sums)
+        return replace(self.found, linear=linear, centered=centered == {True})
 
     def _check_freezes(self) -> None:
         """Whatever locks the axis has to be something that a rotation of it settles."""

@@ -164,8 +164,14 @@ def _principal(
                 axis = stream.reads[tensor]
                 places = instances(coupling.axes[tensor][axis], stream.factor)
                 rows = np.moveaxis(batch[tensor], axis, -1)[..., places].reshape(-1, stream.width)
-                moments[owners[tensor]] += _moment(rows)
+                moments[owners[tensor]] += _energy(rows) if stream.linear else _moment(rows)
     return {name: principal(moment, centered=_is_marked(streams[name], marks)) for name, moment in moments.items()}
+
+
+def _energy(rows: Array) -> Array:
+    """The mean of x x^T over rows, at a trace of one."""
+    total = np.asarray(rows.T @ rows, np.float64)
+    return np.asarray(total / max(float(np.trace(total)), 1e-30))
 
 
 def _moment(rows: Array) -> Array:
