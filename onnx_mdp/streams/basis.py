@@ -84,6 +84,26 @@ def principal(moment: Array, *, centered: bool) -> Array:
     return np.vstack([rows, np.full(width, width**-0.5)])
 
 
+def wanted_first(moment: Array, wanted: Array, *, centered: bool) -> Array:
+    """Orthonormal rows such that the first k of them tell most of what is read, for every k.
+
+    With x of second moment H read by matrices of outer product G, the k numbers that least squares makes the most of
+    are those of U^T H^(-1/2) x, with U the strongest eigenvectors of H^(1/2) G H^(1/2) (reduced rank regression).
+    """
+    inner = reflection(len(moment))[:-1] if centered else np.eye(len(moment))
+    h, g = inner @ moment @ inner.T, inner @ wanted @ inner.T
+    values, vectors = np.linalg.eigh(h)
+    values = np.maximum(values, 0) + _RIDGE * values.mean()
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    inverse = (vectors / np.sqrt(values)) @ vectors.T
+    rows = _directions(root @ g @ root) @ inverse
+    found = np.linalg.qr(rows.T)[0].T @ inner
+    return np.vstack([found, np.full(len(moment), len(moment) ** -0.5)]) if centered else found
+
+
+_RIDGE = 1e-4
+
+
 def _directions(moment: Array) -> Array:
     _, vectors = np.linalg.eigh(moment)
     rows = vectors.T[::-1]

@@ -56,7 +56,7 @@ class Stream:
         folded: nodes that matrices absorb -> the data they read.
         spelled: tensors that have to be had in the basis they were in, with their sides; by a matrix of their own.
         inside: those of them that write to the stream.
-        reads: tensors that products read of it, and on which of their axes it lies.
+        reads: weights of products that read it -> the tensor that they read, and on which of its axes it lies.
         added: normalizations -> what is added to the stream vector they make, as something shifts its positions.
     """
 
@@ -70,7 +70,7 @@ class Stream:
     folded: dict[int, str] = field(default_factory=dict)
     spelled: dict[str, Side] = field(default_factory=dict)
     inside: frozenset[str] = frozenset()
-    reads: dict[str, int] = field(default_factory=dict)
+    reads: dict[str, tuple[str, int]] = field(default_factory=dict)
     added: dict[int, Array] = field(default_factory=dict)
 
     @property

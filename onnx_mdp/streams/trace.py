@@ -317,7 +317,7 @@ class Tracer:
                 raise RefusedError("a weight of it is used twice", node)
             self.found.members[weight, axis] = Before(self._side(data[0]).scale, False) if axis in reads else Before()
         if data:
-            self.found.reads[data[0]] = self._axes(data[0])[0]
+            self.found.reads[weight] = data[0], self._axes(data[0])[0]
         if data and (shift := self._side(data[0]).shift) is not None:
             if any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "NOTSET") not in (
                 "NOTSET",

@@ -24,11 +24,13 @@ from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.walk import Walk
-from onnx_mdp.streams.basis import along, instances, principal, reflection
+from onnx_mdp.streams.basis import along, instances, principal, reflection, wanted_first
 from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import MEAN_FREE, fold, own_operands
 from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
 
+import os
+MODE=os.environ.get('MODE','w')
 _BYTES = 128 << 20  # of activations of one batch that are looked at together
 Bases = Mapping[str, Array]
 
@@ -153,25 +155,43 @@ def _apply(
 def _principal(
     coupling: Coupling, streams: Mapping[str, Stream], marks: frozenset[str], inputs: Inputs, runtime: Runtime
 ) -> dict[str, Array]:
-    """The principal directions of each stream: of what matrices read of it, every row at the same length."""
-    moments = {name: np.zeros((stream.width, stream.width)) for name, stream in streams.items()}
+    """The directions of each stream that matter most to what reads it."""
+    places = {place: stream for stream in streams.values() for place in stream.reads.values()}
+    moments = {place: np.zeros((stream.width, stream.width)) for place, stream in places.items()}
     walk = Walk(coupling.network.model, inputs, runtime, 0)
-    owners = {tensor: name for name, stream in streams.items() for tensor in stream.reads}
-    for names in _parted(coupling.network, list(owners)):
+    for names in _parted(coupling.network, [tensor for tensor, _ in places]):
         for batch in walk.run(names):
-            for tensor in names:
-                stream = streams[owners[tensor]]
-                axis = stream.reads[tensor]
-                places = instances(coupling.axes[tensor][axis], stream.factor)
-                rows = np.moveaxis(batch[tensor], axis, -1)[..., places].reshape(-1, stream.width)
-                moments[owners[tensor]] += _energy(rows) if stream.linear else _moment(rows)
-    return {name: principal(moment, centered=_is_marked(streams[name], marks)) for name, moment in moments.items()}
+            for place, stream in places.items():
+                if place[0] in names:
+                    moments[place] += _energy(_rows(batch[place[0]], coupling, place, stream))
+    return {name: _basis(coupling, stream, marks, moments) for name, stream in streams.items()}
+
+
+def _rows(values: Array, coupling: Coupling, place: Member, stream: Stream) -> Array:
+    """The stream vectors in a tensor, by rows."""
+    name, axis = place
+    where = instances(coupling.axes[name][axis], stream.factor)
+    return np.moveaxis(values, axis, -1)[..., where].reshape(-1, stream.width)
+
+
+def _basis(coupling: Coupling, stream: Stream, marks: frozenset[str], moments: Mapping[Member, Array]) -> Array:
+    total, wanted = (np.zeros((stream.width, stream.width)) for _ in range(2))
+    for weight, place in stream.reads.items():
+        moment = moments[place] / max(float(np.trace(moments[place])), 1e-30)
+        axis = next(a for n, a in stream.members if n == weight and not stream.members[n, a].writes)
+        rows = _rows(np.asarray(coupling.network.weights[weight], np.float64), coupling, (weight, axis), stream)
+        outer = rows.T @ rows
+        total += moment
+        wanted += outer / max(float(np.sum(outer * moment)), 1e-30)
+    centered = _is_marked(stream, marks)
+    if MODE == "pca":
+        return principal(total, centered=centered)
+    return wanted_first(total, wanted, centered=centered)
 
 
 def _energy(rows: Array) -> Array:
-    """The mean of x x^T over rows, at a trace of one."""
-    total = np.asarray(rows.T @ rows, np.float64)
-    return np.asarray(total / max(float(np.trace(total)), 1e-30))
+    """The sum of x x^T over rows."""
+    return np.asarray(rows.T @ rows, np.float64)
 
 
 def _moment(rows: Array) -> Array:
