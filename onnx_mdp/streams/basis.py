@@ -9,6 +9,7 @@ import numpy as np
 from onnx_mdp.axes.terms import Factor, Prod, Sum, Term, leaves, size
 from onnx_mdp.graph.shapes import Array
 
+_RIDGE = 1e-4  # of a moment's mean eigenvalue: what its weakest directions count at least
 Widths = Mapping[Factor, int]
 
 
@@ -84,8 +85,8 @@ def principal(moment: Array, *, centered: bool) -> Array:
     return np.vstack([rows, np.full(width, width**-0.5)])
 
 
-def wanted_first(moment: Array, wanted: Array, *, centered: bool) -> Array:
-    """Orthonormal rows such that the first k of them tell most of what is read, for every k.
+def most_wanted(moment: Array, wanted: Array, *, centered: bool) -> Array:
+    """Orthonormal rows such that from the first k of them least squares makes the most of what is read, for every k.
 
     With x of second moment H read by matrices of outer product G, the k numbers that least squares makes the most of
     are those of U^T H^(-1/2) x, with U the strongest eigenvectors of H^(1/2) G H^(1/2) (reduced rank regression).
@@ -99,9 +100,6 @@ def wanted_first(moment: Array, wanted: Array, *, centered: bool) -> Array:
     rows = _directions(root @ g @ root) @ inverse
     found = np.linalg.qr(rows.T)[0].T @ inner
     return np.vstack([found, np.full(len(moment), len(moment) ** -0.5)]) if centered else found
-
-
-_RIDGE = 1e-4
 
 
 def _directions(moment: Array) -> Array:

@@ -1,8 +1,10 @@
-"""Rotates the streams of a network to their principal directions, and brings what is cut back to the operators it had.
+"""Rotates streams to the directions that matter most, and brings what is cut back to the operators it had.
 
 Principal directions of normalized activations as the basis of a residual stream, so that slices of it can be deleted:
-SliceGPT (ICLR 2024), section 3. Here normalizations that subtract a mean keep their operators: of a stream cut to k
-units one, the last, is always zero, and a fixed reflection takes such vectors to those of zero mean.
+SliceGPT (ICLR 2024), section 3. Where layers are fitted anew after the cut, directions are ordered by what least
+squares makes of them instead (reduced rank regression). Here normalizations that subtract a mean keep their operators:
+of a stream cut to k units one, the last, is always zero, and a fixed reflection takes such vectors to those of zero
+mean.
 """
 
 from __future__ import annotations
@@ -24,13 +26,11 @@ from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.walk import Walk
-from onnx_mdp.streams.basis import along, instances, principal, reflection, wanted_first
+from onnx_mdp.streams.basis import along, instances, most_wanted, principal, reflection
 from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import MEAN_FREE, fold, own_operands
 from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
 
-import os
-MODE=os.environ.get('MODE','w')
 _BYTES = 128 << 20  # of activations of one batch that are looked at together
 Bases = Mapping[str, Array]
 
@@ -91,13 +91,15 @@ class Turned:
         return copy
 
 
-def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases) -> Turned:
-    """The network with every stream that allows it rotated to its principal directions over some inputs.
+def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases, *, refits: bool = True) -> Turned:
+    """The network with every stream that allows it rotated to the directions that matter most over some inputs.
 
     Args:
         network: in normal form; its model is left as it is.
         runtime: what it runs on.
         inputs: to take the directions from; or the bases of a turned network, to turn this one likewise.
+        refits: whether what reads a stream will be fitted anew after a cut: then the first directions are those that
+            least squares makes the most of, else those of most energy.
     """
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
@@ -111,7 +113,15 @@ def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases) -> Turned:
     marks = frozenset(_renamed(folded, marks))
     coupling = couple(folded)
     streams = {next(iter(stream.members))[0]: stream for stream in find_streams(coupling)[0]}
-    bases = inputs if isinstance(inputs, Mapping) else _principal(coupling, streams, marks, inputs, runtime)
+    if isinstance(inputs, Mapping):
+        bases: Bases = inputs
+    else:
+        moments = _moments(coupling, streams.values(), Walk(folded.model, inputs, runtime, 0))
+        marked = {name for name, stream in streams.items() if _is_marked(stream, marks)}
+        bases = {
+            name: _basis(coupling, stream, moments, centered=name in marked, refits=refits)
+            for name, stream in streams.items()
+        }
     tensors = {tensor.name: tensor for tensor in folded.model.graph.initializer}
     for name, stream in streams.items():
         _apply(tensors, stream, coupling.axes, bases[name], {})
@@ -152,19 +162,16 @@ def _apply(
             put(tensors[name], np.asarray(after, before.dtype), name)
 
 
-def _principal(
-    coupling: Coupling, streams: Mapping[str, Stream], marks: frozenset[str], inputs: Inputs, runtime: Runtime
-) -> dict[str, Array]:
-    """The directions of each stream that matter most to what reads it."""
-    places = {place: stream for stream in streams.values() for place in stream.reads.values()}
+def _moments(coupling: Coupling, streams: Iterable[Stream], walk: Walk) -> dict[Member, Array]:
+    """The second moment of each stream in every tensor that a product reads of it, by tensor and axis."""
+    places = {place: stream for stream in streams for place in stream.reads.values()}
     moments = {place: np.zeros((stream.width, stream.width)) for place, stream in places.items()}
-    walk = Walk(coupling.network.model, inputs, runtime, 0)
-    for names in _parted(coupling.network, [tensor for tensor, _ in places]):
+    for names in _parted(coupling.network, list(dict.fromkeys(tensor for tensor, _ in places))):
         for batch in walk.run(names):
             for place, stream in places.items():
                 if place[0] in names:
                     moments[place] += _energy(_rows(batch[place[0]], coupling, place, stream))
-    return {name: _basis(coupling, stream, marks, moments) for name, stream in streams.items()}
+    return moments
 
 
 def _rows(values: Array, coupling: Coupling, place: Member, stream: Stream) -> Array:
@@ -174,31 +181,26 @@ def _rows(values: Array, coupling: Coupling, place: Member, stream: Stream) -> A
     return np.moveaxis(values, axis, -1)[..., where].reshape(-1, stream.width)
 
 
-def _basis(coupling: Coupling, stream: Stream, marks: frozenset[str], moments: Mapping[Member, Array]) -> Array:
-    total, wanted = (np.zeros((stream.width, stream.width)) for _ in range(2))
+def _basis(
+    coupling: Coupling, stream: Stream, moments: Mapping[Member, Array], *, centered: bool, refits: bool
+) -> Array:
+    """The rows of a stream's new basis."""
+    found = {place: moments[place] / max(float(np.trace(moments[place])), 1e-30) for place in stream.reads.values()}
+    total = np.sum(list(found.values()), axis=0)
+    if not refits and not stream.linear:
+        return principal(total, centered=centered)
+    wanted = np.zeros_like(total)
     for weight, place in stream.reads.items():
-        moment = moments[place] / max(float(np.trace(moments[place])), 1e-30)
-        axis = next(a for n, a in stream.members if n == weight and not stream.members[n, a].writes)
+        axis = next(a for (name, a), before in stream.members.items() if name == weight and not before.writes)
         rows = _rows(np.asarray(coupling.network.weights[weight], np.float64), coupling, (weight, axis), stream)
         outer = rows.T @ rows
-        total += moment
-        wanted += outer / max(float(np.sum(outer * moment)), 1e-30)
-    centered = _is_marked(stream, marks)
-    if MODE == "pca":
-        return principal(total, centered=centered)
-    return wanted_first(total, wanted, centered=centered)
+        wanted += outer / max(float(np.sum(outer * found[place])), 1e-30)
+    return most_wanted(total, wanted, centered=centered)
 
 
 def _energy(rows: Array) -> Array:
     """The sum of x x^T over rows."""
     return np.asarray(rows.T @ rows, np.float64)
-
-
-def _moment(rows: Array) -> Array:
-    """The mean of x x^T over rows of unit length; rows of zeros say nothing."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = rows[lengths[:, 0] > 0] / lengths[lengths > 0][:, None]
-    return np.asarray(unit.T @ unit, np.float64) / max(len(unit), 1)
 
 
 def _parted(network: Network, names: Sequence[str]) -> Iterator[list[str]]:
