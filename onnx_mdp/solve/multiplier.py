@@ -8,7 +8,6 @@ all plans; a secant search finds them in a few evaluations (Handler and Zang, 19
 from __future__ import annotations
 
 import math
-from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -16,11 +15,12 @@ _MOST = 60
 
 
 class Relaxation(Protocol):
-    """A relaxation at one multiplier: the least weighted sum, and what the plan that attains it costs and spends."""
+    """A relaxation at one multiplier: the least weighted sum, and a plan that attains it."""
 
     on_cost: float
     on_spent: float
     least: float
+    states: dict[int, int]
     cost: float
     spent: float
 
@@ -72,9 +72,3 @@ def around(found: dict[float, R], multiplier: float, count: int) -> list[R]:
     at = keys.index(multiplier)
     near = keys[max(0, at - count) : at] + keys[at + 1 : at + 1 + count]
     return [found[multiplier], *(found[m] for m in near if math.isfinite(m)), found[math.inf]]
-
-
-def remember(known: list[float], found: dict[float, R]) -> None:
-    """Add multipliers to a list in growing order."""
-    for multiplier in found.keys() - set(known):
-        insort(known, multiplier)

@@ -9,8 +9,10 @@ all plans that go through it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +42,8 @@ def go_up(plan: Plan, on_cost: float, on_spent: float) -> Pass:
     """The least weighted sum of cost and spending, and a plan that attains it."""
     up: list[Floats] = []
     for bucket in plan.buckets:
-        up.append(np.asarray(table(bucket, up, on_cost, on_spent).min(axis=0)))
+        slabs = (table(slab, up, on_cost, on_spent).min(axis=0) for slab in bucket.slabs)
+        up.append(np.asarray(reduce(np.minimum, slabs)))
     least = float(up[-1])
     none: tuple[dict[int, int], float, float] = ({}, np.inf, np.inf)  # where no plan meets the links
     states, cost, spent = _trace(plan, up, on_cost, on_spent) if np.isfinite(least) else none
@@ -49,16 +52,26 @@ def go_up(plan: Plan, on_cost: float, on_spent: float) -> Pass:
 
 def go_down(plan: Plan, done: Pass, threshold: float) -> list[NDArray[np.bool_]]:
     """For each bucket, the entries through which some plan's weighted sum is at most `threshold`."""
-    alive: list[NDArray[np.bool_]] = [np.zeros(0, bool)] * len(plan.buckets)
+    return [whole <= threshold for whole in _wholes(plan, done)][::-1]
+
+
+def through(plan: Plan, done: Pass, variable: int) -> Floats:
+    """For each state of a variable that has a bucket, the least weighted sum of the plans that go through it."""
+    skipped = len(plan.buckets) - 1 - plan.numbers[variable]
+    whole = next(islice(_wholes(plan, done), skipped, None))
+    return np.asarray(whole.reshape(len(whole), -1).min(axis=1))
+
+
+def _wholes(plan: Plan, done: Pass) -> Iterator[Floats]:
+    """For each bucket, the root first, the least weighted sum of the plans that go through each entry."""
     down: list[Floats] = [np.zeros(())] * len(plan.buckets)
     for number in reversed(range(len(plan.buckets))):
         bucket = plan.buckets[number]
         whole = table(bucket, done.up, done.on_cost, done.on_spent)
         whole += down[number]
-        alive[number] = whole <= threshold
+        yield whole
         for child in bucket.children:
             down[child.bucket] = _outside(whole, child, done.up[child.bucket])
-    return alive
 
 
 def table(bucket: Bucket, up: list[Floats], on_cost: float, on_spent: float) -> Floats:
