@@ -31,7 +31,7 @@ _SIZES = (256, 2048, 16384)  # labels of a bucket; only the first where a hub ca
 _FIRST_SHARE, _GROWTH = 1 / 64, 8
 _NEIGHBORS = 2  # multipliers on either side of the best that labels are bounded with
 _HUB = 3  # buckets that a variable must be in for its levels to be told apart at once
-_LARGE = 1 << 22  # entries of a program that is split in full
+_LARGE = 1 << 20  # entries of a program that is split in full
 _HUB_SHARE = 1 / 4  # of them that the variable's buckets must hold
 
 R = TypeVar("R", bound=Relaxation)

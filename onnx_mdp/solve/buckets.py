@@ -78,6 +78,14 @@ class Bucket:
         return math.prod(self.shape[1:])
 
     @cached_property
+    def alike(self) -> tuple[tuple[Child, ...], ...]:
+        """The children by what their messages are over: a stream's bucket has one for each block on it."""
+        groups: dict[tuple[object, ...], list[Child]] = {}
+        for child in self.children:
+            groups.setdefault((*child.axes, *(spot.start for spot in child.where)), []).append(child)
+        return tuple(map(tuple, groups.values()))
+
+    @cached_property
     def slabs(self) -> tuple[Bucket, ...]:
         """The bucket in pieces along its own variable, small ones where it is large; parts are views."""
         rows = max(1, _SLAB // self.states)
@@ -127,6 +135,17 @@ class Plan:
     def numbers(self) -> dict[int, int]:
         """The bucket of each variable that has one."""
         return {bucket.variable: i for i, bucket in enumerate(self.buckets)}
+
+    def down_to(self, number: int) -> list[int]:
+        """The buckets that a message from the root to one passes, both included."""
+        path = [number]
+        while path[-1] in self._parents:
+            path.append(self._parents[path[-1]])
+        return path[::-1]
+
+    @cached_property
+    def _parents(self) -> dict[int, int]:
+        return {child.bucket: number for number, bucket in enumerate(self.buckets) for child in bucket.children}
 
     def entries_over(self, variable: int) -> int:
         """Of all buckets that are over a variable."""
