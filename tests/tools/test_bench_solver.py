@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,18 @@ def test_programs_are_what_they_say(family: str) -> None:
     damages = [solve(at_share(problem, share)).objective for share in (1.0, 0.7, 0.4)]
     assert pytest.approx(damages[0], abs=1e-9) == 0
     assert 0 < damages[1] < damages[2]
+
+
+def test_a_loose_bound_costs_no_memory() -> None:
+    """At 30 % the bound leaves a good part of all entries; listing those would take seven times the tables."""
+    problem = at_share(make("deit", 24, 20), 0.3)
+    tables = sum(term.table.nbytes for term in problem.budgets[0].terms)
+    tracemalloc.start()
+    answer = solve(problem)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert answer.gap <= 1e-6
+    assert peak <= 3 * tables
 
 
 def test_records_that_break_a_promise_are_listed() -> None:
