@@ -31,8 +31,8 @@ _SIZES = (256, 2048, 16384)  # labels of a bucket; only the first where a hub ca
 _FIRST_SHARE, _GROWTH = 1 / 64, 8
 _NEIGHBORS = 2  # multipliers on either side of the best that labels are bounded with
 _HUB = 3  # buckets that a variable must be in for its levels to be told apart at once
-_LARGE = 1 << 20  # entries of a program that is split in full
-_HUB_SHARE = 1 / 4  # of them that the variable's buckets must hold
+_LARGE = 1 << 20  # entries that are too many to list: a program that keeps more is split in full
+_HUB_SHARE = 1 / 4  # of a program's entries that the variable's buckets must hold
 
 R = TypeVar("R", bound=Relaxation)
 
@@ -44,14 +44,13 @@ class Search:
     """Searches a program until the incumbent is proven.
 
     Args:
-        whole: the program.
+        whole: the program; the multipliers that it was relaxed at are tried first at every node.
         incumbent: the best plan so far, and its bound; improved in place.
-        known: multipliers worth trying, in growing order from 0 to infinity.
     """
 
-    def __init__(self, whole: Whole, incumbent: Incumbent, known: Sequence[float]) -> None:
+    def __init__(self, whole: Whole, incumbent: Incumbent) -> None:
+        self.whole = whole
         self.incumbent = incumbent
-        self.known = known
         self.open: list[tuple[float, int, Step]] = []
         self.count = 0
         self.left_alone = math.inf  # the least bound among nodes that are close enough to the incumbent
@@ -89,12 +88,12 @@ class Search:
             self._add(bound, partial(self._then, whole, found))
 
     def _then(self, whole: Whole, found: dict[float, Pass], bound: float) -> None:
-        """Split a program in full, or keep what the bound does not rule out of it."""
+        """Keep what the bound does not rule out of a program, or split it in full where that is too much."""
         plan, limit = whole.plan, self.incumbent.limit
         done, hub = found[best(found, limit)], self._hub(plan, found)
-        if plan.entries <= _LARGE or not _is_hub(plan, hub):
-            left = remains(plan, go_down(plan, done, threshold(done, self.incumbent.cost, limit)))
-            self._settle(left, bound)
+        alive = go_down(plan, done, threshold(done, self.incumbent.cost, limit))
+        if sum(map(np.count_nonzero, alive)) <= _LARGE or not _is_hub(plan, hub):
+            self._settle(remains(plan, alive), bound)
             return
         bounds = self._bounds(around(found, done.on_spent, _NEIGHBORS), bound, lambda p: through(plan, p, hub))
         for state, least in enumerate(bounds):
@@ -162,7 +161,7 @@ class Search:
             return {}
         if seen(0.0).spent <= limit:
             return {}  # and it has been considered
-        return bracket(seen, self.known, limit)
+        return bracket(seen, sorted(self.whole.passes.keys() | {0.0, math.inf}), limit)
 
     def _fewer(self, left: Remains, sweeps: list[Sweep], upper: float) -> Remains:
         return left.fewer(sweeps, [threshold(sweep, upper, self.incumbent.limit) for sweep in sweeps])

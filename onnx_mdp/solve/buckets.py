@@ -30,6 +30,7 @@ from onnx_mdp.solve.order import elimination_order
 MOST_ENTRIES = 1 << 25  # of one table: 256 MiB
 MOST_ENTRIES_IN_ALL = 1 << 28  # each pass over all tables then takes about a second
 _MERGE = 1 << 16
+_WHOLE = 1 << 20  # entries that are not worth more than one call
 _SLAB = 1 << 16  # entries that fit a processor's cache
 
 Where = tuple[slice, ...]
@@ -88,6 +89,8 @@ class Bucket:
     @cached_property
     def slabs(self) -> tuple[Bucket, ...]:
         """The bucket in pieces along its own variable, small ones where it is large; parts are views."""
+        if self.states * self.shape[0] <= _WHOLE:
+            return (self,)
         rows = max(1, _SLAB // self.states)
         is_block = any(where[0].start for where in (*(p.where for p in self.parts), *(c.where for c in self.children)))
         if rows >= self.shape[0] or is_block:

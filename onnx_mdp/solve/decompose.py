@@ -78,7 +78,7 @@ class Decomposition:
             incumbent.consider(self.plan, done.states, done.cost, done.spent)
         if not incumbent.is_close():
             with suppress(OutOfTimeError):
-                Search(self.whole, incumbent, sorted(self.whole.passes)).run()
+                Search(self.whole, incumbent).run()
         return self._ended(incumbent)
 
     def _ended(self, incumbent: Incumbent) -> Solved:

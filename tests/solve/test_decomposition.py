@@ -60,6 +60,7 @@ def test_splitting_in_full_loses_nothing(seed: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(branch, "_LARGE", 0)
     monkeypatch.setattr(branch, "_HUB", 1)
     monkeypatch.setattr(branch, "_HUB_SHARE", 0.0)
+    monkeypatch.setattr(buckets, "_WHOLE", 4)
     monkeypatch.setattr(buckets, "_SLAB", 4)
     split = solve(problem)
     assert split.gap <= 1e-6
@@ -77,7 +78,7 @@ def test_a_choice_at_one_level_costs_what_it_costs_there() -> None:
     for state in range(model.sizes[number]):
         whole = Whole(at_state(model, number, state), make_plan(model))
         incumbent = Incumbent(whole.plan, limit, 1e-9, 0.0, math.inf)
-        branch.Search(whole, incumbent, (0.0, math.inf)).run()
+        branch.Search(whole, incumbent).run()
         found.append(incumbent.cost)
     assert min(found) == pytest.approx(optimum, rel=1e-6)
     assert max(found) > min(found)
