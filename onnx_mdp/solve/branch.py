@@ -54,7 +54,7 @@ class Search:
         self.open: list[tuple[float, int, Step]] = []
         self.count = 0
         self.left_alone = math.inf  # the least bound among nodes that are close enough to the incumbent
-        self._add(incumbent.bound, partial(self._first, whole))
+        self._add(incumbent.bound, partial(self._bound_whole, whole))
 
     def run(self) -> None:
         """Improve the incumbent and its bound until they meet.
@@ -80,14 +80,14 @@ class Search:
         least = min([bound, self.left_alone, self.incumbent.cost, *(other for other, _, _ in self.open[:1])])
         self.incumbent.bound = max(self.incumbent.bound, least)
 
-    def _first(self, whole: Whole, bound: float) -> None:
+    def _bound_whole(self, whole: Whole, bound: float) -> None:
         """Bound a program in full; others may have a lower bound then, and a better plan, before it is searched."""
         found = self._relaxed(whole.plan, whole.at)
         if found:
             bound = max(bound, found[best(found, self.incumbent.limit)].bound(self.incumbent.limit))
-            self._add(bound, partial(self._then, whole, found))
+            self._add(bound, partial(self._list_or_split, whole, found))
 
-    def _then(self, whole: Whole, found: dict[float, Pass], bound: float) -> None:
+    def _list_or_split(self, whole: Whole, found: dict[float, Pass], bound: float) -> None:
         """Keep what the bound does not rule out of a program, or split it in full where that is too much."""
         plan, limit = whole.plan, self.incumbent.limit
         done, hub = found[best(found, limit)], self._hub(plan, found)
@@ -97,7 +97,7 @@ class Search:
             return
         bounds = self._bounds(around(found, done.on_spent, _NEIGHBORS), bound, lambda p: through(plan, p, hub))
         for state, least in enumerate(bounds):
-            self._add(float(least), partial(self._first, whole.at_state(hub, state)))
+            self._add(float(least), partial(self._bound_whole, whole.at_state(hub, state)))
 
     def _settle(self, left: Remains, bound: float) -> None:
         """Search what is left of a program, and split it if that does not settle it."""

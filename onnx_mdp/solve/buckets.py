@@ -78,6 +78,11 @@ class Bucket:
         """Entries of the message."""
         return math.prod(self.shape[1:])
 
+    @property
+    def entries(self) -> int:
+        """Entries of the table."""
+        return math.prod(self.shape)
+
     @cached_property
     def alike(self) -> tuple[tuple[Child, ...], ...]:
         """The children by what their messages are over: a stream's bucket has one for each block on it."""
@@ -89,7 +94,7 @@ class Bucket:
     @cached_property
     def slabs(self) -> tuple[Bucket, ...]:
         """The bucket in pieces along its own variable, small ones where it is large; parts are views."""
-        if self.states * self.shape[0] <= _WHOLE:
+        if self.entries <= _WHOLE:
             return (self,)
         rows = max(1, _SLAB // self.states)
         is_block = any(where[0].start for where in (*(p.where for p in self.parts), *(c.where for c in self.children)))
@@ -127,7 +132,7 @@ class Plan:
     @cached_property
     def entries(self) -> int:
         """Of all buckets together."""
-        return sum(math.prod(bucket.shape) for bucket in self.buckets)
+        return sum(bucket.entries for bucket in self.buckets)
 
     @cached_property
     def uses(self) -> Counter[int]:
@@ -152,7 +157,7 @@ class Plan:
 
     def entries_over(self, variable: int) -> int:
         """Of all buckets that are over a variable."""
-        return sum(math.prod(bucket.shape) for bucket in self.buckets if variable in bucket.scope)
+        return sum(bucket.entries for bucket in self.buckets if variable in bucket.scope)
 
 
 @dataclass(frozen=True, eq=False)
@@ -334,7 +339,7 @@ def _size(part: Part) -> int:
 
 def _merged(bucket: Bucket) -> list[Part]:
     """The parts as one, where the bucket's table is small; else the largest first."""
-    if len(bucket.parts) < 2 or math.prod(bucket.shape) > _MERGE:
+    if len(bucket.parts) < 2 or bucket.entries > _MERGE:
         return sorted(bucket.parts, key=_size, reverse=True)
     tables: list[Floats | None] = []
     for name in ("cost", "spent", "hard"):

@@ -55,11 +55,6 @@ class Decomposition:
         self._scale = largest(spending)
         self._rounding = _ROUNDING * largest(problem.objective)
 
-    @property
-    def evaluated(self) -> int:
-        """How many relaxations of the whole program were solved so far."""
-        return len(self.whole.passes)
-
     def solve(self, limit: float, limits: Limits, deadline: float) -> Solved:
         """The plan of least cost that spends at most `limit`, or the best one found by `deadline`.
 

@@ -2,7 +2,8 @@
 
 In the plane of (spent, cost), a relaxation at multiplier m finds the plan that a line of slope -m touches from below.
 The best m is the slope between a plan within the limit and one beyond it that are neighbors on the lower convex hull of
-all plans; a secant search finds them in a few evaluations (Handler and Zang, 1980).
+all plans; a secant search finds them in a few evaluations (Handler and Zang, 1980). It ends where the line through both
+shows that no multiplier has a notably better bound.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 _MOST = 60
+_NOTABLE = 0.01  # of the distance between the bound and a plan: closing less saves less than an evaluation costs
 
 
 class Relaxation(Protocol):
@@ -32,7 +34,7 @@ class Relaxation(Protocol):
 R = TypeVar("R", bound=Relaxation)
 
 
-def bracket(at: Callable[[float], R], known: Sequence[float], limit: float, more: int = _MOST) -> dict[float, R]:
+def bracket(at: Callable[[float], R], known: Sequence[float], limit: float) -> dict[float, R]:
     """Relaxations by multiplier, in growing order, around the one with the best bound.
 
     Args:
@@ -40,7 +42,6 @@ def bracket(at: Callable[[float], R], known: Sequence[float], limit: float, more
         known: multipliers in growing order to look between first, from 0, whose plan must exceed the limit, to
             infinity, whose plan must not.
         limit: what a plan may spend.
-        more: most multipliers beside the known ones to evaluate.
     """
     low, high = 0, len(known) - 1
     found = {known[low]: at(known[low]), known[high]: at(known[high])}
@@ -49,13 +50,14 @@ def bracket(at: Callable[[float], R], known: Sequence[float], limit: float, more
         found[known[middle]] = at(known[middle])
         low, high = (middle, high) if found[known[middle]].spent > limit else (low, middle)
     over, within = found[known[low]], found[known[high]]
-    for _ in range(more):
+    for _ in range(_MOST):
         multiplier = (within.cost - over.cost) / (over.spent - within.spent)
         if multiplier <= 0 or multiplier in found:
             break
         middle_one = found[multiplier] = at(multiplier)
         line = within.cost + multiplier * within.spent
-        if middle_one.least >= line - 1e-12 * (abs(line) + abs(within.cost)):
+        rounding = 1e-12 * (abs(line) + abs(within.cost))
+        if line - middle_one.least <= max(rounding, _NOTABLE * (within.cost - middle_one.bound(limit))):
             break
         over, within = (middle_one, within) if middle_one.spent > limit else (over, middle_one)
     return dict(sorted(found.items()))

@@ -64,7 +64,7 @@ def test_programs_are_what_they_say(family: str) -> None:
 
 
 def test_a_loose_bound_costs_no_memory() -> None:
-    """At half the latency the bound leaves a good part of all entries; listing those would take four times the tables."""
+    """At half the latency a good part of all entries is left; listing those would take four times the tables."""
     problem = at_share(make("deit", 24, 32), 0.5)
     tables = sum(term.table.nbytes for term in problem.budgets[0].terms)
     tracemalloc.start()
