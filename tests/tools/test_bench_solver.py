@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import bench_solver
 from programs import mindtpy
 from programs.instances import FAMILIES, at_share, limits_between, make
-from programs.record import Frontier, Record, violations
+from programs.record import Frontier, Growth, Record, violations
 
 
 def test_table_and_json(tmp_path: Path) -> None:
@@ -93,6 +93,14 @@ def test_records_that_break_a_promise_are_listed() -> None:
     assert "not proven" in violations([replace(record, status="feasible")], [])[0]
     assert "1 points of the frontier not proven" in violations([], [replace(frontier, proven=2)])[0]
     assert "differs" in violations([], [replace(frontier, falls=False)])[0]
+
+
+def test_growth_is_between_the_ends_of_a_family() -> None:
+    problem = at_share(make("resnet", 12, 4), 0.5)
+    record = Record.of("resnet 12 L4", problem, 0.5)
+    named = {"resnet 12 L4": 1.0, "resnet 24 L4": 9.0, "resnet 48 L4": 2.0, "unet 3 L4": 1.0, "resnet 48 L8": 5.0}
+    records = [replace(record, program=name, cpu_seconds=seconds) for name, seconds in named.items() for _ in "ab"]
+    assert [growth.row() for growth in Growth.of(records)] == [("resnet L4", "12", "48", "4.00", "4.00", "2.00")]
 
 
 @pytest.mark.skipif(not mindtpy.missing(), reason="all that --reference needs is installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,8 +14,9 @@ from onnx_mdp.solve.solve import Limits, solve, solve_many
 from programs.mindtpy import Reference
 
 _GAP = 1e-6
-_COLUMNS = ("program", "budget", "choices", "columns", "objective", "gap", "seconds", "CPU s", "HiGHS s", "HiGHS says")
+_COLUMNS = ("program", "budget", "choices", "columns", "objective", "gap", "seconds", "CPU s", "HiGHS CPU s", "HiGHS")
 _REFERENCE_COLUMNS = ("MindtPy s", "MindtPy loss", "MindtPy time / ours")
+GROWTH_COLUMNS = ("program", "from", "to", "growth", "CPU s", "CPU s growth")
 FRONTIER_COLUMNS = ("program", "points", "proven", "seconds", "CPU s", "one by one s")
 
 
@@ -37,6 +39,7 @@ class Record:
     seconds: float
     cpu_seconds: float
     highs_seconds: float | None = None
+    highs_cpu_seconds: float | None = None
     highs_objective: float | None = None
     highs_bound: float | None = None
     highs_status: str = ""
@@ -55,10 +58,12 @@ class Record:
 
     def confirmed(self, problem: Problem, seconds: float) -> Record:
         """With what HiGHS says of the full linearization."""
+        started = time.process_time()
         answer = solve(problem, "highs", Limits(seconds=seconds))
         return replace(
             self,
             highs_seconds=answer.seconds,
+            highs_cpu_seconds=time.process_time() - started,
             highs_objective=answer.objective,
             highs_bound=answer.bound,
             highs_status=answer.status,
@@ -101,7 +106,7 @@ class Record:
             f"{self.gap:.0e}",
             f"{self.seconds:.3f}",
             f"{self.cpu_seconds:.3f}",
-            "-" if self.highs_seconds is None else f"{self.highs_seconds:.1f}",
+            "-" if self.highs_cpu_seconds is None else f"{self.highs_cpu_seconds:.1f}",
             self.verdict,
         )
         if not self.reference:
@@ -118,6 +123,34 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """The record as plain data."""
         return {**asdict(self), "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a family's programs of the same levels take at all shares together, at the smallest and the largest size."""
+
+    program: str
+    sizes: tuple[int, int]
+    cpu_seconds: tuple[float, float]
+
+    @staticmethod
+    def of(records: Iterable[Record]) -> list[Growth]:
+        """One of each family and number of levels that was solved at several sizes."""
+        taken: dict[str, defaultdict[int, float]] = {}
+        for record in records:
+            family, size, levels = record.program.split()
+            taken.setdefault(f"{family} {levels}", defaultdict(float))[int(size)] += record.cpu_seconds
+        ends = ((name, (min(sizes), max(sizes)), sizes) for name, sizes in taken.items())
+        return [Growth(name, at, (sizes[at[0]], sizes[at[1]])) for name, at, sizes in ends if at[0] < at[1]]
+
+    def row(self) -> tuple[str, ...]:
+        """The growth as a table row."""
+        (small, large), (short, long) = self.sizes, self.cpu_seconds
+        return self.program, str(small), str(large), f"{large / small:.2f}", f"{long:.2f}", f"{long / short:.2f}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The growth as plain data."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
