@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from onnx_mdp.errors import ProblemError
 from onnx_mdp.solve import branch, buckets
+from onnx_mdp.solve import solve as solving
 from onnx_mdp.solve.buckets import make_plan
 from onnx_mdp.solve.decompose import Decomposition
 from onnx_mdp.solve.factors import at_state, make_model
@@ -157,7 +158,7 @@ def test_no_time_still_gives_a_plan_and_a_bound() -> None:
     assert hasty.gap > 1e-6
 
 
-def test_what_labels_cannot_prove_is_left_to_highs() -> None:
+def subset_sums() -> Problem:
     """Damage and latency in proportion: every plan is as good as its latency is close to the budget."""
     rng = np.random.default_rng(0)
     tables = rng.integers(1, 1000, (60, 6)).astype(float)
@@ -165,10 +166,20 @@ def test_what_labels_cannot_prove_is_left_to_highs() -> None:
     latency = tuple(Term((f"c{i}",), table) for i, table in enumerate(tables))
     damage = tuple(Term((f"c{i}",), 1000 - table) for i, table in enumerate(tables))
     middle = 0.43 * tables.max(axis=1).sum() + 0.57 * tables.min(axis=1).sum()
-    problem = Problem(choices, (), (), damage, (Budget("latency", latency, middle),))
+    return Problem(choices, (), (), damage, (Budget("latency", latency, middle),))
+
+
+def test_what_labels_cannot_prove_is_left_to_highs() -> None:
+    problem = subset_sums()
     answer = solve(problem, limits=Limits(seconds=6))
     assert answer.notice == "HiGHS took over: decomposition did not prove its plan in time"
-    assert (answer.status, answer.objective) == (Status.OPTIMAL, 60_000 - np.floor(middle))
+    assert (answer.status, answer.objective) == (Status.OPTIMAL, 60_000 - np.floor(problem.budgets[0].limit))
+
+
+def test_linear_programs_that_would_not_fit_memory_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solving, "_MOST_COLUMNS", 359)
+    answer = solve(subset_sums(), limits=Limits(seconds=1))
+    assert (answer.status, answer.solver, answer.notice) == (Status.FEASIBLE, "decomposition", "")
 
 
 @pytest.mark.parametrize("seed", range(12, 32))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from onnx_mdp.solve.linearize import columns_of
 from onnx_mdp.solve.problem import Problem, Status, value
 from onnx_mdp.solve.solve import Limits, solve, solve_many
 from programs.mindtpy import Reference
@@ -52,7 +53,7 @@ class Record:
         answer = solve(problem)
         cpu = time.process_time() - started
         return Record(
-            name, share, len(problem.choices), _columns(problem), answer.status, answer.solver, answer.objective,
+            name, share, len(problem.choices), columns_of(problem), answer.status, answer.solver, answer.objective,
             answer.bound, answer.gap, answer.seconds, cpu,
         )  # fmt: skip
 
@@ -216,10 +217,3 @@ def violations(records: Iterable[Record], frontiers: Iterable[Frontier]) -> list
 
 def _agree(first: float, second: float) -> bool:
     return first == second or abs(first - second) <= 2 * _GAP * max(abs(first), 1e-9)
-
-
-def _columns(problem: Problem) -> int:
-    """Columns of the full linearization, from the sizes of its products."""
-    terms = (*problem.objective, *(term for budget in problem.budgets for term in budget.terms))
-    products = {(term.choices, term.gate): term.table.size for term in terms if len(term.choices) > 1}
-    return sum(len(choice.widths) for choice in problem.choices) + len(problem.gates) + sum(products.values())
