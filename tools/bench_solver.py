@@ -63,7 +63,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.85, 0.5, 0.3, 0.15], help="of the dense latency")
     parser.add_argument("--noise", type=float, default=0.01, help="lognormal noise of every table entry (0.01)")
     parser.add_argument("--confirm", type=float, default=0.0, help="seconds to give HiGHS's full linearization (0)")
-    parser.add_argument("--entries", type=int, default=40_000_000, help="table entries beyond which to skip (40000000)")
+    parser.add_argument("--entries", type=int, default=200_000_000, help="table entries beyond which to skip (2e8)")
     parser.add_argument("--columns", type=int, default=400_000, help="columns beyond which HiGHS is not tried (400000)")
     parser.add_argument("--reference", action="store_true", help="solve with Pyomo MindtPy as well")
     parser.add_argument("--json", type=Path, help="where to write everything that was recorded")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 _MOST = 60
-_NOTABLE = 0.01  # of the distance between the bound and a plan: closing less saves less than an evaluation costs
+_NOTABLE = 1e-3  # of the distance between the bound and a plan: a bound that is looser than that leaves more to search
 
 
 class Relaxation(Protocol):
