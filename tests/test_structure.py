@@ -27,7 +27,8 @@ LAYERS: dict[str, set[str]] = {
     "lossless": {"rules", "graph"},
     "rewrite": {"groups", "graph", "axes"},
     "statistics": {"graph", "runtime", "inputs"},
-    "importance": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence"},
+    "torch": {"graph", "rewrite"},
+    "importance": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence", "torch"},
     "recover": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence"},
     "task": {"graph", "runtime", "inputs"},
     "latency": {"engine", "groups", "graph", "axes", "runtime"},
@@ -63,6 +64,7 @@ HOMES = {
     "distributed": "engine/dask.py",
     "PIL": "inputs/images.py",
     "matplotlib": "report/plot.py",
+    "torch": "torch",
 }
 
 
@@ -127,6 +129,7 @@ def test_heavy_packages_have_one_home(package: str) -> None:
             "pipeline/reporting.py",
             "verify/oracle.py",
         ),
+        *("torch/body.py", "torch/module.py", "torch/tensors.py", "torch/write_back.py"),
         *("latency/fill.py", "latency/measure.py", "pipeline/tabulate.py"),
         *("rewrite/plan.py", "recover/recover.py", "recover/refit.py", "statistics/walk.py"),
     }

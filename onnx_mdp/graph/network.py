@@ -117,7 +117,7 @@ def read_network(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> Network:
     facts = infer(model, inputs)
     return Network(
         model=model,
-        nodes=tuple(_node(i, node) for i, node in enumerate(model.graph.node)),
+        nodes=tuple(read_node(i, node) for i, node in enumerate(model.graph.node)),
         weights=Weights({tensor.name: tensor for tensor in model.graph.initializer}),
         inputs=inputs,
         outputs=tuple(value.name for value in model.graph.output),
@@ -128,7 +128,8 @@ def read_network(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> Network:
     )
 
 
-def _node(index: int, node: onnx.NodeProto) -> Node:
+def read_node(index: int, node: onnx.NodeProto) -> Node:
+    """The view of a node; tensors among its attributes become arrays."""
     return Node(
         index=index,
         name=node.name or next((o for o in node.output if o), f"node {index}"),

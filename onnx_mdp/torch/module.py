@@ -1,0 +1,118 @@
+"""A model as a module of PyTorch, whose parameters are its weights under their own names.
+
+Trained is every float tensor that the model stores and that a gradient reaches through an operator's operand, but for
+what is plainly no weight: single numbers outside of a layer's own operands (the 0.5 of a GELU), masks (zeros and large
+negative numbers) and running statistics. Those are buffers, and so are tables of other types; running statistics alone
+are part of the `state_dict` beside the parameters. Vectors and single numbers of integers are the graph's structure,
+and belong to neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import onnx
+import torch
+from onnx.inliner import inline_local_functions
+
+import onnx_mdp.torch.operators  # noqa: F401 (registers them)
+from onnx_mdp.errors import InputError, UnknownNameError
+from onnx_mdp.graph.stored import stored
+from onnx_mdp.graph.weights import FLOATS
+from onnx_mdp.torch.body import Body, prepare, run
+from onnx_mdp.torch.names import state_keys
+from onnx_mdp.torch.registry import Operator
+from onnx_mdp.torch.tensors import to_torch
+
+_MASKED = -100.0  # a mask adds at most this to what it hides
+_INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+
+
+class OnnxModule(torch.nn.Module):
+    """A graph that runs in PyTorch; made by `to_module`.
+
+    Attributes:
+        inputs: names of the graph's inputs, in order.
+        outputs: names of its outputs.
+        keys: the key in the `state_dict` of every parameter and running statistic, by the name of its initializer.
+    """
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.inputs, self.outputs = body.inputs, body.outputs
+        self.keys: dict[str, str] = {}
+        self._body = body
+        self._places: dict[str, tuple[torch.nn.Module, str]] = {}
+
+    def forward(self, feeds: Mapping[str, torch.Tensor] | torch.Tensor, *more: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The outputs by name, from inputs by name, or one by one in the graph's order."""
+        given = dict(feeds) if isinstance(feeds, Mapping) else dict(zip(self.inputs, (feeds, *more), strict=False))
+        if missing := [name for name in self.inputs if name not in given]:
+            raise InputError(f"input {missing[0]!r} is not given; the model takes {', '.join(self.inputs)}")
+        held = {name: getattr(module, leaf) for name, (module, leaf) in self._places.items()}
+        return dict(zip(self.outputs, run(self._body, {**held, **given}, self.training), strict=True))
+
+    def _hold(self, name: str, key: str, values: torch.Tensor, kind: str) -> None:
+        *steps, leaf = key.split(".")
+        module: torch.nn.Module = self
+        for step in steps:
+            if step not in dict(module.named_children()):
+                module.add_module(step, torch.nn.Module())
+            module = module.get_submodule(step)
+        if kind == "weight":
+            module.register_parameter(leaf, torch.nn.Parameter(values))
+        else:
+            module.register_buffer(leaf, values, persistent=kind == "statistic")
+        if kind != "constant":
+            self.keys[name] = key
+        self._places[name] = module, leaf
+
+
+def to_module(model: onnx.ModelProto, *, trainable: Collection[str] = ()) -> OnnxModule:
+    """The model as a module, in evaluation mode; it shares no memory with the model.
+
+    `trainable` names float tensors to train that would be taken for constants; to leave others as they are, let their
+    parameter require no gradient.
+
+    Raises:
+        ModelError: an operator or a type has no form in PyTorch here.
+        UnknownNameError: the model stores no float tensor of a name in `trainable`.
+    """
+    tensors = stored(model)
+    floats = {name for name, tensor in tensors.items() if tensor.data_type in FLOATS}
+    if unknown := sorted(set(trainable) - floats):
+        raise UnknownNameError(f"trainable: the model stores no float tensor named {unknown[0]!r}")
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    graph = (inline_local_functions(model) if model.functions else model).graph
+    held = frozenset(name for name, tensor in tensors.items() if not _is_structure(tensor))
+    body = prepare(graph, opsets, held)
+    readers: dict[str, list[tuple[Operator, int]]] = {}
+    for name, operator, position in body.readers():
+        readers.setdefault(name, []).append((operator, position))
+    module = OnnxModule(body)
+    keys = state_keys(held)
+    for name in (name for name in tensors if name in held):
+        values = to_torch(tensors[name])
+        kind = "weight" if name in trainable else _kind(values, readers.get(name, []), name in floats)
+        module._hold(name, keys[name], values, kind)
+    module.eval()
+    return module
+
+
+def _is_structure(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type in _INTEGERS and len(tensor.dims) < 2
+
+
+def _kind(values: torch.Tensor, readers: Collection[tuple[Operator, int]], is_float: bool) -> str:
+    """What a stored tensor is by its values and by the operands that it is: weight, statistic or constant."""
+    if any(position in operator.statistics for operator, position in readers):
+        return "statistic"
+    if any(position in operator.weights for operator, position in readers):
+        return "weight" if is_float else "constant"
+    reached = any(operator.trains(position) for operator, position in readers)
+    return "weight" if is_float and reached and values.numel() > 1 and not _is_mask(values) else "constant"
+
+
+def _is_mask(values: torch.Tensor) -> bool:
+    hidden = values <= _MASKED
+    return bool(hidden.any() and (hidden | (values == 0)).all())
