@@ -22,7 +22,7 @@ from onnx_mdp.graph.weights import FLOATS
 from onnx_mdp.torch.body import Body, prepare, run
 from onnx_mdp.torch.names import state_keys
 from onnx_mdp.torch.registry import Operator
-from onnx_mdp.torch.tensors import to_torch
+from onnx_mdp.torch.tensors import DTYPES, to_torch
 
 _MASKED = -100.0  # a mask adds at most this to what it hides
 _INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
@@ -37,11 +37,11 @@ class OnnxModule(torch.nn.Module):
         keys: the key in the `state_dict` of every parameter and running statistic, by the name of its initializer.
     """
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, whole: Mapping[str, torch.dtype]) -> None:
         super().__init__()
         self.inputs, self.outputs = body.inputs, body.outputs
         self.keys: dict[str, str] = {}
-        self._body = body
+        self._body, self._whole = body, whole
         self._places: dict[str, tuple[torch.nn.Module, str]] = {}
 
     def forward(self, feeds: Mapping[str, torch.Tensor] | torch.Tensor, *more: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -50,7 +50,13 @@ class OnnxModule(torch.nn.Module):
         if missing := [name for name in self.inputs if name not in given]:
             raise InputError(f"input {missing[0]!r} is not given; the model takes {', '.join(self.inputs)}")
         held = {name: getattr(module, leaf) for name, (module, leaf) in self._places.items()}
-        return dict(zip(self.outputs, run(self._body, {**held, **given}, self.training), strict=True))
+        found = run(self._body, {**held, **given}, self.training)
+        return {name: self._typed(name, values) for name, values in zip(self.outputs, found, strict=True)}
+
+    def _typed(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Codes are held as floating point numbers inside of the graph, see `onnx_mdp.torch.operators.quantized`."""
+        dtype = self._whole.get(name, values.dtype)
+        return values.to(dtype) if values.is_floating_point() else values
 
     def _hold(self, name: str, key: str, values: torch.Tensor, kind: str) -> None:
         *steps, leaf = key.split(".")
@@ -89,7 +95,7 @@ def to_module(model: onnx.ModelProto, *, trainable: Collection[str] = ()) -> Onn
     readers: dict[str, list[tuple[Operator, int]]] = {}
     for name, operator, position in body.readers():
         readers.setdefault(name, []).append((operator, position))
-    module = OnnxModule(body)
+    module = OnnxModule(body, _whole_outputs(graph))
     keys = state_keys(held)
     for name in (name for name in tensors if name in held):
         values = to_torch(tensors[name])
@@ -97,6 +103,12 @@ def to_module(model: onnx.ModelProto, *, trainable: Collection[str] = ()) -> Onn
         module._hold(name, keys[name], values, kind)
     module.eval()
     return module
+
+
+def _whole_outputs(graph: onnx.GraphProto) -> dict[str, torch.dtype]:
+    """The types of the outputs that are integers."""
+    types = {value.name: DTYPES.get(value.type.tensor_type.elem_type, torch.float32) for value in graph.output}
+    return {name: dtype for name, dtype in types.items() if not dtype.is_floating_point and dtype != torch.bool}
 
 
 def _is_structure(tensor: onnx.TensorProto) -> bool:

@@ -28,10 +28,11 @@ DTYPES: dict[int, torch.dtype] = {
     _T.UINT64: torch.uint64,
     _T.BOOL: torch.bool,
 }
+# Two codes a byte, which PyTorch holds one a byte.
 _NARROW: dict[int, type[np.generic]] = {
     _T.INT4: np.int8,
     _T.UINT4: np.uint8,
-}  # two codes a byte: PyTorch holds them one a byte
+}
 
 
 def dtype_of(elem: int, place: str) -> torch.dtype:

@@ -1,7 +1,9 @@
 """The operators, a family a file; importing this registers them all."""
 
-from onnx_mdp.torch.operators import (
+from onnx_mdp.torch.operators import (  # noqa: F401  # noqa: F401
+    attention,
     control,
+    detect,
     index,
     join,
     linear,
@@ -9,8 +11,8 @@ from onnx_mdp.torch.operators import (
     norm,
     pointwise,
     pool,
+    quantized,
+    recurrent,
     reduce,
     sample,
 )
-
-__all__ = ["control", "index", "join", "linear", "move", "norm", "pointwise", "pool", "reduce", "sample"]

@@ -20,7 +20,7 @@ def _positive(indices: Tensor, size: int) -> Tensor:
 def _gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     axis = call.attr("axis", 0) % x.dim()
     picked = x.index_select(axis, _positive(indices, x.shape[axis]).reshape(-1))
-    return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 @operator("GatherElements", fixed=(1,))
@@ -50,7 +50,7 @@ def _gather_nd(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     else:
         flat = indices
     known, rest = x.shape[: batch + depth], x.shape[batch + depth :]
-    return x.reshape(-1, *rest).index_select(0, _flat(flat, known)).reshape(*indices.shape[:-1], *rest)
+    return x.reshape((-1, *rest)).index_select(0, _flat(flat, known)).reshape((*indices.shape[:-1], *rest))
 
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
