@@ -148,7 +148,9 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
         return value.decode(errors="replace")
     if isinstance(value, onnx.TensorProto):
         return numpy_helper.to_array(value)
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [v.decode(errors="replace") if isinstance(v, bytes) else v for v in value]
+    return value
 
 
 def _captured(node: onnx.NodeProto) -> Iterator[str]:

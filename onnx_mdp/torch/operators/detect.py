@@ -96,7 +96,7 @@ def _points(start: float, cell: float, cells: int, samples: int) -> Tensor:
 
 
 def _around(places: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The elements before and after each place, with their weights; nothing lies an element's width outside."""
+    """The elements before and after each place, with their weights: none from an element's width outside on."""
     inside = (places >= -1) & (places <= size)
     places = places.clamp(0, size - 1)
     low = places.floor().long()

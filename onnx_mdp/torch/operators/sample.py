@@ -45,7 +45,7 @@ def _along(call: Call, x: Tensor, axis: int, new: int, factor: float, window: tu
     mode = call.attr("mode", "nearest")
     default = "half_pixel" if call.opset >= 11 else "asymmetric"
     places = _COORDINATES[call.attr("coordinate_transformation_mode", default)](
-        torch.arange(new, dtype=torch.float64), old, new, factor, window
+        torch.arange(new, dtype=torch.float32), old, new, factor, window
     )
     if mode == "nearest":
         rounded = _ROUNDED[call.attr("nearest_mode", "round_prefer_floor" if call.opset >= 11 else "floor")](places)
@@ -87,7 +87,7 @@ def _interpolated(call: Call, x: Tensor, axis: int, places: Tensor, kind: str, f
     taps = first[:, None] + torch.arange(int(2 * reach + 1) if spread < 1 else int(2 * reach))
     weights = _kernel(call, (taps - places[:, None]) * spread, kind)
     inside = (taps >= 0) & (taps < old)
-    if call.attr("exclude_outside", 0) or spread < 1:
+    if call.attr("exclude_outside", 0):
         weights = weights * inside
     weights = weights / weights.sum(1, keepdim=True)
     shape = [-1, *[1] * (x.dim() - 1 - axis)]
