@@ -2,8 +2,8 @@
 
 An output depends on a weight if some change of the weight, of any size, changes it. A gradient may still be zero where
 the dependence is by selection alone (an index, a comparison) or where everything it passes is flat at the inputs (a
-dead Relu): so a weight counts where a small change of it, in a random direction, moves an output by more than rounding does,
-and in proportion: a change half as large moves it half as far.
+dead Relu): so a weight counts where a small change of it, in a random direction, moves an output by more than rounding
+does, and in proportion: a change half as large moves it half as far.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ def check_gradients(model: onnx.ModelProto, module: OnnxModule, feeds: dict[str,
     generator = torch.Generator().manual_seed(0)
     smooth = [v for v in outputs.values() if v.requires_grad]
     sum((v * torch.randn(v.shape, generator=generator)).sum() for v in smooth).backward()
-    names = {
-        name: module.get_parameter(key) for name, key in module.keys.items() if key in dict(module.named_parameters())
-    }
+    parameters = dict(module.named_parameters())
+    names = {name: parameters[key] for name, key in module.keys.items() if key in parameters}
     reached = {name for name, p in names.items() if p.grad is not None and bool(p.grad.any())}
     missed = [name for name in names if name not in reached]
     felt = [name for name in missed if _moves(model, name, feeds)]

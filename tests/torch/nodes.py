@@ -6,6 +6,8 @@ choose otherwise after any rounding. Neither says anything of an operator; its o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -33,7 +35,7 @@ def node_errors(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[st
     errors = {}
     for step in steps:
         outputs = tuple(name for name in step.node.outputs if name)
-        body = Body((), outputs, module._body.literals, (step,))
+        body = Body((), outputs, module._body.literals, (replace(step, last=()),))
         with torch.no_grad():
             found = run(body, values, training=False)
         pairs = zip(outputs, found, strict=True)

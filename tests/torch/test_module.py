@@ -195,12 +195,7 @@ def test_what_is_trained() -> None:
     module = to_module(model)
     assert {name for name, _ in module.named_parameters()} == {"kernel", "scale", "one"}
     assert set(module.state_dict()) == {"kernel", "scale", "one"}
-    assert {n for n, _ in to_module(model, trainable=["half"]).named_parameters()} == {
-        "kernel",
-        "scale",
-        "one",
-        "%68alf",
-    }
+    assert "%68alf" in dict(to_module(model, trainable=["half"]).named_parameters())
     with pytest.raises(UnknownNameError, match="no float tensor named 'shape'"):
         to_module(model, trainable=["shape"])
 
