@@ -27,7 +27,7 @@ LAYERS: dict[str, set[str]] = {
     "lossless": {"rules", "graph"},
     "rewrite": {"groups", "graph", "axes"},
     "statistics": {"graph", "runtime", "inputs"},
-    "torch": {"graph", "rewrite"},
+    "torch": {"graph", "rewrite", "divergence"},
     "importance": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence", "torch"},
     "recover": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence"},
     "task": {"graph", "runtime", "inputs"},
@@ -129,7 +129,7 @@ def test_heavy_packages_have_one_home(package: str) -> None:
             "pipeline/reporting.py",
             "verify/oracle.py",
         ),
-        *("torch/body.py", "torch/module.py", "torch/tensors.py", "torch/write_back.py"),
+        *("torch/body.py", "torch/gradients.py", "torch/module.py", "torch/tensors.py", "torch/write_back.py"),
         *("latency/fill.py", "latency/measure.py", "pipeline/tabulate.py"),
         *("rewrite/plan.py", "recover/recover.py", "recover/refit.py", "statistics/walk.py"),
     }

@@ -15,13 +15,12 @@ import onnx
 import torch
 from onnx.inliner import inline_local_functions
 
-import onnx_mdp.torch.operators  # noqa: F401 (registers them)
 from onnx_mdp.errors import InputError, UnknownNameError
 from onnx_mdp.graph.stored import stored
 from onnx_mdp.graph.weights import FLOATS
 from onnx_mdp.torch.body import Body, prepare, run
 from onnx_mdp.torch.names import state_keys
-from onnx_mdp.torch.registry import Operator
+from onnx_mdp.torch.operators import Operator
 from onnx_mdp.torch.tensors import DTYPES, to_torch
 
 _MASKED = -100.0  # a mask adds at most this to what it hides

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from onnx_mdp.errors import ModelError
 from onnx_mdp.torch import to_module
-from onnx_mdp.torch.registry import find_operator, registered
+from onnx_mdp.torch.operators import find_operator, registered
 from tests.torch.cases import Case, every
 
 CASES = list(every())
