@@ -1,4 +1,4 @@
-"""Importance by gradients is what a loss changes by when a unit is scaled down a little: by differences in ONNX Runtime."""
+"""Importance by gradients is what a loss changes by when a unit is scaled a little: by differences in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -78,15 +78,7 @@ def residual_model() -> onnx.ModelProto:
         node("Flatten", ["f"], ["g"]),
         node("Gemm", ["g", "w3", "b3"], ["y"]),
     ]
-    weights = {
-        "w1": (6, 3, 3, 3),
-        "b1": (6,),
-        "gamma": (6,),
-        "beta": (6,),
-        "mean": (6,),
-        "w2": (6, 6, 1, 1),
-        "b2": (6,),
-    }
+    weights = {"w1": (6, 3, 3, 3), "w2": (6, 6, 1, 1), **dict.fromkeys(("b1", "gamma", "beta", "mean", "b2"), (6,))}
     weights |= {"var": np.full(6, 0.8, np.float32), "w3": (6, 4), "b3": (4,)}
     return build_model(nodes, {"x": ("N", 3, 5, 5)}, ["y"], weights, opset=17)
 
@@ -105,7 +97,7 @@ def test_unit_is_worth_the_change_of_the_loss(runtime: Runtime) -> None:
 
 
 def test_normalized_and_coupled_layers(runtime: Runtime) -> None:
-    """Of a layer before a normalization its scale and shift count; layers of one stream add up before the absolute value."""
+    """A layer before a normalization counts by its scale and shift; the layers of a stream add up."""
     model = residual_model()
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(BATCH, 3, 5, 5)).astype(np.float32), rng.integers(0, 4, BATCH)
