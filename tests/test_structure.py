@@ -30,13 +30,14 @@ LAYERS: dict[str, set[str]] = {
     "torch": {"graph", "groups", "rewrite", "divergence"},
     "importance": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence", "torch"},
     "recover": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence"},
+    "streams": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics"},
     "task": {"graph", "runtime", "inputs"},
     "latency": {"engine", "groups", "graph", "axes", "runtime"},
     "verify": {"rewrite", "groups", "graph", "runtime"},
     "report": {"groups", "rewrite"},
     "pipeline": {
         *("axes", "graph", "groups", "importance", "inputs", "latency", "report", "rewrite", "runtime", "solve"),
-        *("engine", "lossless", "recover", "statistics", "task", "verify", "lut_config", "program_config"),
+        *("engine", "lossless", "recover", "statistics", "streams", "task", "verify", "lut_config", "program_config"),
     },
     "cli": {"pipeline", "report", "lut_config", "program_config"},
     "__main__": {"cli"},
@@ -138,6 +139,7 @@ def test_heavy_packages_have_one_home(package: str) -> None:
             "torch/write_back.py",
         ),
         *("latency/fill.py", "latency/measure.py", "pipeline/tabulate.py"),
+        *("streams/fold.py", "streams/turn.py"),
         *("rewrite/plan.py", "recover/recover.py", "recover/refit.py", "statistics/walk.py"),
     }
     assert set(outside) <= (allowed if package == "onnx" else set())
