@@ -54,6 +54,11 @@ def apply_plan(
         PlanError: a parameter cannot be found, fits no cut, or is cut in two ways.
     """
     content = read_plan(Path(plan)) if isinstance(plan, str | Path) else plan
+    if streams := content.get("streams"):
+        raise PlanError(
+            f"the plan turns stream {streams[0]!r} before it is cut, which no parameter by itself can follow: "
+            "train the pruned model with onnx_mdp.torch.to_module, or prune without --streams"
+        )
     module = target if isinstance(target, torch.nn.Module) else None
     state: dict[str, torch.Tensor] = dict(module.state_dict(keep_vars=True) if module is not None else target)
     network = None if model is None else _network(model, shapes or {})
