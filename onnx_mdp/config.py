@@ -59,8 +59,8 @@ class SearchOptions:
             whole; `auto` rotates where there are --inputs to take the directions from.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default those the device likes, and 1 for a uniform cut.
-        importance: What units are worth: `magnitude`, or with --inputs `activation` or `reconstruction`; `auto` is the
-            best of them.
+        importance: What units are worth: `magnitude`, or with --inputs `activation`, `reconstruction` or, with PyTorch,
+            `taylor`; `auto` is the best that needs no PyTorch.
         effort: How well damage is known, with --inputs: `fast` estimates it at each layer, `balanced` measures it at
             the outputs, `thorough` at more widths on more inputs.
         recover: With --inputs, fit the remaining weights anew to what the dense model computes.

@@ -27,7 +27,8 @@ LAYERS: dict[str, set[str]] = {
     "lossless": {"rules", "graph"},
     "rewrite": {"groups", "graph", "axes"},
     "statistics": {"graph", "runtime", "inputs"},
-    "importance": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence"},
+    "torch": {"graph", "groups", "rewrite", "divergence"},
+    "importance": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence", "torch"},
     "recover": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence"},
     "streams": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics"},
     "task": {"graph", "runtime", "inputs"},
@@ -64,6 +65,7 @@ HOMES = {
     "distributed": "engine/dask.py",
     "PIL": "inputs/images.py",
     "matplotlib": "report/plot.py",
+    "torch": "torch",
 }
 
 
@@ -127,6 +129,14 @@ def test_heavy_packages_have_one_home(package: str) -> None:
             "pipeline/apply.py",
             "pipeline/reporting.py",
             "verify/oracle.py",
+        ),
+        *(
+            "torch/body.py",
+            "torch/cut.py",
+            "torch/gradients.py",
+            "torch/module.py",
+            "torch/tensors.py",
+            "torch/write_back.py",
         ),
         *("latency/fill.py", "latency/measure.py", "pipeline/tabulate.py"),
         *("streams/fold.py", "streams/turn.py"),

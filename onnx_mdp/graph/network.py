@@ -52,6 +52,10 @@ class Weights(Mapping[str, Array]):
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
+    def stored(self, name: str) -> onnx.TensorProto:
+        """An initializer as the model stores it."""
+        return self._tensors[name]
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
@@ -117,7 +121,7 @@ def read_network(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> Network:
     facts = infer(model, inputs)
     return Network(
         model=model,
-        nodes=tuple(_node(i, node) for i, node in enumerate(model.graph.node)),
+        nodes=tuple(read_node(i, node) for i, node in enumerate(model.graph.node)),
         weights=Weights({tensor.name: tensor for tensor in model.graph.initializer}),
         inputs=inputs,
         outputs=tuple(value.name for value in model.graph.output),
@@ -128,7 +132,8 @@ def read_network(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> Network:
     )
 
 
-def _node(index: int, node: onnx.NodeProto) -> Node:
+def read_node(index: int, node: onnx.NodeProto) -> Node:
+    """The view of a node; tensors among its attributes become arrays."""
     return Node(
         index=index,
         name=node.name or next((o for o in node.output if o), f"node {index}"),
@@ -147,7 +152,9 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
         return value.decode(errors="replace")
     if isinstance(value, onnx.TensorProto):
         return numpy_helper.to_array(value)
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [v.decode(errors="replace") if isinstance(v, bytes) else v for v in value]
+    return value
 
 
 def _captured(node: onnx.NodeProto) -> Iterator[str]:
