@@ -32,10 +32,11 @@ LAYERS: dict[str, set[str]] = {
     "task": {"graph", "runtime", "inputs"},
     "latency": {"engine", "groups", "graph", "axes", "runtime"},
     "verify": {"rewrite", "groups", "graph", "runtime"},
+    "streams": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics"},
     "report": {"groups", "rewrite"},
     "pipeline": {
         *("axes", "graph", "groups", "importance", "inputs", "latency", "report", "rewrite", "runtime", "solve"),
-        *("engine", "lossless", "recover", "statistics", "task", "verify", "lut_config", "program_config"),
+        *("engine", "lossless", "recover", "statistics", "streams", "task", "verify", "lut_config", "program_config"),
     },
     "cli": {"pipeline", "report", "lut_config", "program_config"},
     "__main__": {"cli"},
@@ -128,6 +129,7 @@ def test_heavy_packages_have_one_home(package: str) -> None:
             "verify/oracle.py",
         ),
         *("latency/fill.py", "latency/measure.py", "pipeline/tabulate.py"),
+        *("streams/fold.py", "streams/turn.py"),
         *("rewrite/plan.py", "recover/recover.py", "recover/refit.py", "statistics/walk.py"),
     }
     assert set(outside) <= (allowed if package == "onnx" else set())

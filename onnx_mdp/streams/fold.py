@@ -7,27 +7,29 @@ from any other.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper
 
+from onnx_mdp.axes.terms import Term
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.graph.weights import array, put
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.streams.basis import along, centering
-from onnx_mdp.streams.stream import CENTERING, Before, Side, Stream
+from onnx_mdp.streams.stream import CENTERING, PRODUCTS, Before, Member, Side, Stream
 
 MEAN_FREE = "SimplifiedLayerNormalization"
 
 
 def fold(coupling: Coupling, streams: Sequence[Stream]) -> onnx.ModelProto:
     """A model that computes the same, in which `streams` may be rotated."""
-    folder = _Folder(coupling)
+    folder = _Folder(coupling, streams)
+    for stream in streams:
+        folder.shift(stream)  # by weights as they were
     for stream in streams:
         folder.fold(stream)
     drop_dead(folder.model.graph)
@@ -35,24 +37,33 @@ def fold(coupling: Coupling, streams: Sequence[Stream]) -> onnx.ModelProto:
 
 
 class _Folder:
-    def __init__(self, coupling: Coupling) -> None:
+    def __init__(self, coupling: Coupling, streams: Sequence[Stream]) -> None:
         self.coupling = coupling
+        self.terms: dict[Member, Term] = {}
+        self.members = {stream: dict(stream.members) for stream in streams}
         self.network: Network = coupling.network
         self.model = onnx.ModelProto()
         self.model.CopyFrom(self.network.model)
         self.tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self.protos = dict(enumerate(self.model.graph.node))
 
-    def fold(self, stream: Stream) -> None:
+    def shift(self, stream: Stream) -> None:
+        """Add what products make of the shifts of their inputs to their results."""
         for index, shift in stream.shifts.items():
             self._shift(self.network.nodes[index], shift)
-        for (name, axis), before in stream.members.items():
+
+    def fold(self, stream: Stream) -> None:
+        """Let matrices absorb what normalizations do, and take the mean of what they write."""
+        for (name, axis), before in self.members[stream].items():
             self._member(stream, name, axis, before)
         for node in stream.norms:
             self._norm(node)
             if node.index in stream.added:
                 self._add_apart(node, stream.added[node.index])
-        passed = {self.network.nodes[i].outputs[0]: name for i, name in stream.folded.items()}
+        for index in stream.neutral:
+            self._neutral(self.network.nodes[index])
+        folded = {i: name for i, name in stream.folded.items() if i not in stream.neutral}
+        passed = {self.network.nodes[i].outputs[0]: name for i, name in folded.items()}
         passed |= {node.outputs[0]: node.inputs[0] for node in stream.centerings}
         for name, side in stream.spelled.items():
             self._spell(name, side, stream)
@@ -63,7 +74,7 @@ class _Folder:
         if before.scale is not None:
             values = values * np.reshape(before.scale, [-1 if i == axis else 1 for i in range(values.ndim)])
         if stream.centered and before.writes:
-            term = self.coupling.axes[name][axis]
+            term = self.terms.get((name, axis)) or self.coupling.axes[name][axis]
             values = along(values, axis, term, stream.factor, centering(stream.width))
         self._put(name, values)
 
@@ -88,47 +99,67 @@ class _Folder:
             if "epsilon" not in node.attributes:
                 proto.attribute.append(helper.make_attribute("epsilon", 1e-5))
 
+    def _neutral(self, node: Node) -> None:
+        """Let a product with a vector stand: runtimes know a normalization by it."""
+        for name in node.inputs:
+            if name in self.tensors:
+                self._put(name, np.ones(self.network.shapes[name]))
+
     def _shift(self, node: Node, shift: Array) -> None:
         """Add what a product makes of the shift of its input to its result."""
         weight = np.asarray(self._value(node.inputs[1]), np.float64)
         data = shift.reshape(-1)
         if node.op == "Conv":
-            self._bias(node, np.tensordot(weight.sum(axis=tuple(range(2, weight.ndim))), data, (1, 0)))
+            self._bias(node, np.tensordot(weight.sum(axis=tuple(range(2, weight.ndim))), data, (1, 0)), 0)
         elif node.op == "Gemm":
-            self._bias(node, weight @ data if node.attributes.get("transB", 0) else data @ weight)
+            turned = bool(node.attributes.get("transB", 0))
+            self._bias(node, weight @ data if turned else data @ weight, 0 if turned else 1)
         else:
             self._added(node, data @ weight)
 
-    def _bias(self, node: Node, values: Array) -> None:
+    def _bias(self, node: Node, values: Array, axis: int) -> None:
+        """Add to the vector that a product adds already, or give it one; `axis` is that of its weight."""
         proto = self.protos[node.index]
-        if len(node.inputs) > 2 and node.inputs[2]:
-            beta = node.attributes.get("beta", 1.0) if node.op == "Gemm" else 1.0
-            self._put(node.inputs[2], np.asarray(self._value(node.inputs[2]), np.float64) + values / beta)
+        old = node.inputs[2] if len(node.inputs) > 2 else ""
+        values = values / (node.attributes.get("beta", 1.0) if node.op == "Gemm" else 1.0)
+        if old and len(self.network.consumers[old]) == 1:
+            self._raise(old, values)
         else:
+            values = values + np.asarray(self._value(old), np.float64) if old else values
             del proto.input[2:]
-            proto.input.append(self._add(f"{node.inputs[1]}/shift", values, node.inputs[1]))
+            proto.input.append(self._vector(f"{node.inputs[1]}/shift", values, node.inputs[1], axis))
+
+    def _raise(self, name: str, values: Array) -> None:
+        self._put(name, np.asarray(self._value(name), np.float64) + values)
+
+    def _vector(self, name: str, values: Array, weight: str, axis: int) -> str:
+        """A new vector along an axis of a weight, which follows the streams as that does."""
+        last = values.ndim - 1
+        self.terms[name, last] = self.coupling.axes[weight][axis]
+        for members in self.members.values():
+            if (weight, axis) in members:
+                members[name, last] = members[weight, axis]
+        return self._add(name, values, weight)
 
     def _added(self, node: Node, values: Array) -> None:
         """Add to the vector that the result's only reader adds already, or by one more node."""
-        output = node.outputs[0]
-        readers = self.network.consumers.get(output, ())
-        vectors = [
-            name
-            for reader in readers
-            if len(readers) == 1 and reader.op == "Add" and output not in self.network.outputs
-            for name in reader.inputs
-            if name in self.network.weights and self.network.shapes[name] == values.shape
-        ]
-        if vectors:
-            self._put(vectors[0], np.asarray(self._value(vectors[0]), np.float64) + values)
+        output, weight = node.outputs[0], node.inputs[1]
+        if (vector := self._added_already(output, values)) is not None:
+            self._raise(vector, values)
             return
+        axis = len(self.network.shapes[weight]) - 1
+        shift = self._vector(f"{output}/shift", values, weight, axis)
         proto = self.protos[node.index]
         proto.output[0] = f"{output}/unshifted"
-        added = helper.make_node(
-            "Add", [proto.output[0], self._add(f"{output}/shift", values, node.inputs[1])], [output]
-        )
-        added.name = f"{output}/shifted"
-        self._insert(node, [added])
+        self._insert(node, [helper.make_node("Add", [proto.output[0], shift], [output], name=f"{output}/shifted")])
+
+    def _added_already(self, output: str, values: Array) -> str | None:
+        readers = self.network.consumers.get(output, ())
+        if len(readers) != 1 or readers[0].op != "Add" or output in self.network.outputs:
+            return None
+        given = (name for name in readers[0].inputs if name in self.network.weights)
+        fits = (n for n in given if self.network.shapes[n] == values.shape and len(self.network.consumers[n]) == 1)
+        return next(fits, None)
 
     def _add_apart(self, node: Node, values: Array) -> None:
         """Add a vector to a normalization's result."""
@@ -178,17 +209,29 @@ class _Folder:
 
 
 def own_operands(model: onnx.ModelProto) -> None:
-    """Give products that read a moved weight of others a weight of their own, in place: a tied table is read twice."""
+    """Give products that read a weight of others a weight of their own, in place: a tied table is read twice.
+
+    Products that share a weight among each other alone are one layer that is applied twice; they keep it.
+    """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
-        name = node.input[0] if node.op_type == "Transpose" else ""
-        if name in tensors and readers[name] > 1:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    moved: list[onnx.NodeProto] = []
+    for node in graph.node:
+        name = next((name for name in node.input[:2] if name in tensors), "")
+        if len(readers.get(name, ())) < 2:
+            continue
+        if node.op_type == "Transpose":
             order = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), None)
             put(graph.initializer.add(), np.transpose(array(tensors[name]), order), node.output[0])
-            readers[name] -= 1
-            node.op_type = ""
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node if node.op_type]
-    del graph.node[:]
-    graph.node.extend(kept)
+            readers[name].remove(node)
+            moved.append(node)
+        elif node.op_type in PRODUCTS and any(other.op_type not in PRODUCTS for other in readers[name]):
+            node.input[1] = f"{name}/{node.output[0]}"
+            put(graph.initializer.add(), array(tensors[name]), node.input[1])
+            readers[name].remove(node)
+    for node in moved:
+        graph.node.remove(node)

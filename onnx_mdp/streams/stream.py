@@ -14,6 +14,7 @@ from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.couple import Freeze
 
 CENTERING = "LayerNormalization"
+PRODUCTS = ("Conv", "Gemm", "MatMul")
 Member = tuple[str, int]
 
 
@@ -40,6 +41,10 @@ class Before:
     scale: Array | None = None
     writes: bool = True
 
+    def agrees(self, other: Before) -> bool:
+        """Whether one weight can be both."""
+        return self.writes == other.writes and self.scale is None and other.scale is None
+
 
 @dataclass(frozen=True, eq=False)
 class Stream:
@@ -53,6 +58,7 @@ class Stream:
         centered: whether the stream's own mean does not matter, as all normalizations subtract it.
         shifts: product -> the shift of what it reads, to be added to its result.
         folded: nodes that matrices absorb -> the data they read.
+        neutral: those of them that stay, with a scale of ones: as the last step of a normalization that is spelled out.
         spelled: tensors that have to be had in the basis they were in, with their sides; by a matrix of their own.
         inside: those of them that write to the stream.
         reads: tensors that products read of it, and on which of their axes it lies.
@@ -66,6 +72,7 @@ class Stream:
     centered: bool = False
     shifts: dict[int, Array] = field(default_factory=dict)
     folded: dict[int, str] = field(default_factory=dict)
+    neutral: set[int] = field(default_factory=set)
     spelled: dict[str, Side] = field(default_factory=dict)
     inside: frozenset[str] = frozenset()
     reads: dict[str, int] = field(default_factory=dict)
