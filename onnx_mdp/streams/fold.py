@@ -7,7 +7,7 @@ from any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -23,6 +23,7 @@ from onnx_mdp.streams.basis import along, centering
 from onnx_mdp.streams.stream import CENTERING, PRODUCTS, Before, Member, Side, Stream
 
 MEAN_FREE = "SimplifiedLayerNormalization"
+PROJECTED = "/projected"
 
 
 def fold(coupling: Coupling, streams: Sequence[Stream]) -> onnx.ModelProto:
@@ -32,7 +33,7 @@ def fold(coupling: Coupling, streams: Sequence[Stream]) -> onnx.ModelProto:
         folder.shift(stream)  # by weights as they were
     for stream in streams:
         folder.fold(stream)
-    drop_dead(folder.model.graph)
+    folder.finish()
     return folder.model
 
 
@@ -46,6 +47,9 @@ class _Folder:
         self.model.CopyFrom(self.network.model)
         self.tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self.protos = dict(enumerate(self.model.graph.node))
+        self.ahead: dict[int, list[onnx.NodeProto]] = {}
+        self.behind: dict[int, list[onnx.NodeProto]] = {}
+        self.passed: dict[str, str] = {}  # tensors that are not computed any more -> what is read in their stead
 
     def shift(self, stream: Stream) -> None:
         """Add what products make of the shifts of their inputs to their results."""
@@ -58,6 +62,8 @@ class _Folder:
             self._member(stream, name, axis, before)
         for node in stream.norms:
             self._norm(node)
+            if stream.projected:
+                self._project(node)
             if node.index in stream.added:
                 self._add_apart(node, stream.added[node.index])
         for index in stream.neutral:
@@ -67,7 +73,7 @@ class _Folder:
         passed |= {node.outputs[0]: node.inputs[0] for node in stream.centerings}
         for name, side in stream.spelled.items():
             self._spell(name, side, stream)
-        self._bypass(passed)
+        self.passed |= passed
 
     def _member(self, stream: Stream, name: str, axis: int, before: Before) -> None:
         values = np.asarray(self._value(name), np.float64)
@@ -98,6 +104,24 @@ class _Folder:
             proto.op_type = MEAN_FREE
             if "epsilon" not in node.attributes:
                 proto.attribute.append(helper.make_attribute("epsilon", 1e-5))
+
+    def _project(self, node: Node) -> None:
+        """Subtract the mean before a normalization by products with a vector, which follows rotations of the stream."""
+        (name, width), mark = (node.inputs[0], self.network.shapes[node.inputs[0]][-1]), node.outputs[0]
+        ones = np.full(width, width**-0.5)
+        read, written = (self._add(f"{mark}/{use}", ones, node.inputs[1]) for use in ("read", "written"))
+        axes = self.model.graph.initializer.add()
+        put(axes, np.array([-1]), f"{mark}/last")
+        nodes = [
+            helper.make_node("Mul", [name, read], [f"{mark}/parts"]),
+            helper.make_node("ReduceSum", [f"{mark}/parts", axes.name], [f"{mark}/mean"], keepdims=1),
+            helper.make_node("Mul", [f"{mark}/mean", written], [f"{mark}/means"]),
+            helper.make_node("Sub", [name, f"{mark}/means"], [f"{mark}{PROJECTED}"]),
+        ]
+        for made in nodes:
+            made.name = made.output[0]
+        self._insert(node, nodes, before=True)
+        self.protos[node.index].input[0] = f"{mark}{PROJECTED}"
 
     def _neutral(self, node: Node) -> None:
         """Let a product with a vector stand: runtimes know a normalization by it."""
@@ -175,8 +199,8 @@ class _Folder:
         inside = name in stream.inside
         source = self._renamed(name, "stream")
         for reader in () if inside else self.network.consumers.get(name, ()):
-            other = self.protos[reader.index]
-            other.input[:] = [source if given == name else given for given in other.input]
+            for other in (self.protos[reader.index], *self.ahead.get(reader.index, ())):
+                other.input[:] = [source if given == name else given for given in other.input]
         scale = np.ones(width) if side.scale is None else side.scale
         writes = centering(width) if inside and stream.centered else np.eye(width)
         like = next(n for n, _ in stream.members)
@@ -190,22 +214,29 @@ class _Folder:
 
     def _renamed(self, name: str, suffix: str) -> str:
         """Let a tensor's producer write it under another name."""
-        proto = self.protos[self.network.producers[name].index]
-        proto.output[:] = [f"{name}/{suffix}" if output == name else output for output in proto.output]
+        index = self.network.producers[name].index
+        for proto in (self.protos[index], *self.behind.get(index, ())):
+            proto.output[:] = [f"{name}/{suffix}" if output == name else output for output in proto.output]
         return f"{name}/{suffix}"
 
-    def _insert(self, after: Node, nodes: Sequence[onnx.NodeProto]) -> None:
-        every = self.model.graph.node
-        place = next(i for i, proto in enumerate(every) if proto is self.protos[after.index])
-        for i, node in enumerate(nodes, place + 1):
-            every.insert(i, node)
+    def _insert(self, place: Node, nodes: Sequence[onnx.NodeProto], *, before: bool = False) -> None:
+        """Put nodes behind one, or before it."""
+        (self.ahead if before else self.behind).setdefault(place.index, []).extend(nodes)
 
-    def _bypass(self, passed: Mapping[str, str]) -> None:
-        for proto in self.model.graph.node:
-            for i, name in enumerate(proto.input):
-                while name in passed:
-                    name = passed[name]
-                proto.input[i] = name
+    def finish(self) -> None:
+        """Put every new node in its place, and drop what nothing needs any more."""
+        nodes: list[onnx.NodeProto] = []
+        for i, proto in self.protos.items():
+            nodes += [*self.ahead.get(i, ()), proto, *self.behind.get(i, ())]
+        for node in nodes:
+            for i, name in enumerate(node.input):
+                while name in self.passed:
+                    name = self.passed[name]
+                node.input[i] = name
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(kept)
+        drop_dead(self.model.graph)
 
 
 def own_operands(model: onnx.ModelProto) -> None:
@@ -222,7 +253,7 @@ def own_operands(model: onnx.ModelProto) -> None:
     moved: list[onnx.NodeProto] = []
     for node in graph.node:
         name = next((name for name in node.input[:2] if name in tensors), "")
-        if len(readers.get(name, ())) < 2:
+        if not name or len(readers[name]) < 2:
             continue
         if node.op_type == "Transpose":
             order = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), None)

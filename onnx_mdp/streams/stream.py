@@ -55,7 +55,8 @@ class Stream:
         members: (initializer, axis) pairs to rotate, with what to do before.
         norms: the normalizations over it, in graph order.
         centerings: nodes that subtract the mean of what they read; the stream needs none then.
-        centered: whether the stream's own mean does not matter, as all normalizations subtract it.
+        centered: whether the stream's own mean does not matter, as all that reads it subtracts it.
+        projected: whether its normalizations subtract a mean that matters elsewhere.
         shifts: product -> the shift of what it reads, to be added to its result.
         folded: nodes that matrices absorb -> the data they read.
         neutral: those of them that stay, with a scale of ones: as the last step of a normalization that is spelled out.
@@ -70,6 +71,7 @@ class Stream:
     norms: list[Node] = field(default_factory=list)
     centerings: list[Node] = field(default_factory=list)
     centered: bool = False
+    projected: bool = False
     shifts: dict[int, Array] = field(default_factory=dict)
     folded: dict[int, str] = field(default_factory=dict)
     neutral: set[int] = field(default_factory=set)

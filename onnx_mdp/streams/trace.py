@@ -49,6 +49,8 @@ class Tracer:
         self.divided: set[str] = set()
         self.free: set[str] = set()  # tensors without the stream's mean
         self.needs: list[tuple[str, Node]] = []  # tensors that are read as they are
+        self.merged: list[Node] = []
+        self.inner: set[str] = set()  # products of units that a sum turns into an inner product
         self.means: list[Node] = []
         self.sums: list[Node] = []
         self.found = Stream(factor, inside=inside)
@@ -72,10 +74,12 @@ class Tracer:
         centered = {node.op == CENTERING for node in norms} | {True for _ in centerings}
         if len(centered) > 1 or (centerings and norms):
             raise RefusedError("its normalizations are not all of one kind", (norms or centerings)[0])
-        for name, node in self.needs if centered == {True} else ():
-            if name not in self.free:
-                raise RefusedError(MEAN, node)
-        return replace(self.found, centered=centered == {True})
+        if centered != {True}:
+            return self.found
+        keeps = [*self.merged, *(node for name, node in self.needs if name not in self.free)]
+        if keeps and centerings:
+            raise RefusedError(MEAN, keeps[0])
+        return replace(self.found, centered=not keeps, projected=bool(keeps))
 
     def _check_freezes(self) -> None:
         """Whatever locks the axis has to be something that a rotation of it settles."""
@@ -110,6 +114,8 @@ class Tracer:
             self._product(node, data)
         elif is_norm(node):
             self._norm(node, data)
+        elif node.op == "ReduceSum" and self.inner.issuperset(data):
+            pass
         elif any(name in self.squares for name in data):
             self._sum_of_squares(node, wrote)
         elif not wrote and self._is_mean(node):
@@ -185,7 +191,7 @@ class Tracer:
         if not last or any(name not in self.network.weights for name in parameters) or any(node.outputs[1:]):
             raise RefusedError("a normalization is of another form", node)
         if node.op == CENTERING and terms[-1] is not self.factor:
-            raise RefusedError(MEAN, node)  # each part keeps how its own mean differs from that of all
+            self.merged.append(node)  # each part keeps how its own mean differs from that of all
         self._need_plain(node, data)
         self.found.norms.append(node)
         side = self._side_of_norm(node, len(parameters) > 1)
@@ -235,8 +241,15 @@ class Tracer:
         return bool(shape) and int(np.prod(shape)) == max(shape)
 
     def _scaling(self, node: Node, read: list[str], data: list[str]) -> None:
+        if node.op == "Mul" and not data:  # an outer product
+            for name in read:
+                self._turn(name, node)
+            return
         if len(data) != 1:
             raise RefusedError(f"{node.op} works on single units of it", node)
+        if self._is_inner(node):
+            self._inner(node, data[0])
+            return
         if node.op == "Div" and node.inputs[0] != data[0]:
             raise RefusedError("it divides", node)
         side, other = self._side(data[0]), next((name for name in node.inputs if name != data[0]), data[0])
@@ -254,6 +267,24 @@ class Tracer:
             side = self._scaled(node, data[0], other, values)
         self._pass_free(node, data)
         self.sides[node.outputs[0]] = side
+
+    def _is_inner(self, node: Node) -> bool:
+        """Whether a product with a vector is summed over the axis: an inner product."""
+        readers = self.network.consumers.get(node.outputs[0], ())
+        sums = [c.term for c in self.coupling.contractions if c.node in readers and c.node.op == "ReduceSum"]
+        terms = self.coupling.axes[node.outputs[0]]
+        along = [term for term in terms if self.factor in leaves(term)]
+        vectors = [name for name in node.inputs if self.network.is_float_weight(name)]
+        return node.op == "Mul" and len(vectors) == 1 and bool(sums) and sums == along * len(readers)
+
+    def _inner(self, node: Node, name: str) -> None:
+        side, vector = self._side(name), next(n for n in node.inputs if n != name)
+        if side.shift is not None:
+            raise self._unshifted(name, f"{node.op} of a normalized tensor", node)
+        self.needs.append((name, node))
+        self.inner.add(node.outputs[0])
+        for axis in self._axes(vector):
+            self._claim(vector, axis, Before(side.scale, False), node)
 
     def _scaled(self, node: Node, name: str, other: str, values: Array) -> Side:
         if not self._is_row(other):

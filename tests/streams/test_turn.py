@@ -180,6 +180,32 @@ def merged(net: Net, x: str) -> str:
 
 
 @network()
+def read_with_its_mean() -> onnx.ModelProto:
+    net = Net()
+    x = net.linear(net.input("n", TOKENS, 6), 6, D)
+    x = net.op("Add", x, net.linear(net.op("Relu", net.linear(x, D, 24)), 24, D))
+    return net.model(net.linear(net.layer_norm(x), D, 7), x)
+
+
+@network()
+def merged_with_means() -> onnx.ModelProto:
+    net = Net()
+    x = net.linear(net.input("n", 4, 4, 6), 6, D)
+    x = net.op("Add", x, net.mlp(net.layer_norm(x)))
+    return net.model(net.linear(net.layer_norm(merged(net, x), 4 * D), 4 * D, 7))
+
+
+@network()
+def pooled_by_a_vector() -> onnx.ModelProto:
+    """A weight for every token, from an inner product that is written without a matrix."""
+    net = Net()
+    x = net.layer_norm(net.block(net.linear(net.input("n", TOKENS, 6), 6, D)))
+    scores = net.op("ReduceSum", net.op("Mul", x, net.weight(D)), net.ints(-1), keepdims=1)
+    weighted = net.op("Mul", net.op("Softmax", scores, axis=1), x)
+    return net.model(net.linear(net.op("ReduceSum", weighted, net.ints(1), keepdims=0), D, 7))
+
+
+@network()
 def normalized_and_padded() -> onnx.ModelProto:
     """Windows of a padded map: its padding is zero, not the normalization's bias."""
     net = Net()
@@ -288,6 +314,14 @@ def gated() -> onnx.ModelProto:
     return net.model(net.head(x))
 
 
+@refused("its mean is read, which normalizations take off elsewhere (MatMul MatMul_2)")
+def spelled_and_read_with_its_mean() -> onnx.ModelProto:
+    net = Net()
+    x = net.linear(net.input("n", TOKENS, 6), 6, D)
+    x = net.op("Add", x, net.linear(net.op("Relu", net.linear(x, D, 24)), 24, D))
+    return net.model(net.linear(net.spelled_layer_norm(x), D, 7), opset=13)
+
+
 @refused("a quantized weight lies along it (DequantizeLinear DequantizeLinear_3)")
 def quantized() -> onnx.ModelProto:
     net = Net()
@@ -296,21 +330,6 @@ def quantized() -> onnx.ModelProto:
     scale, zero = net.constant(np.float32(0.01)), net.constant(np.int8(0))
     hidden = net.op("MatMul", net.layer_norm(x), net.op("DequantizeLinear", codes, scale, zero))
     return net.model(net.head(net.op("Add", x, net.linear(net.op("Relu", hidden), 24, D))))
-
-
-@refused("its mean is read, which normalizations take off elsewhere (MatMul MatMul_2)")
-def read_with_its_mean() -> onnx.ModelProto:
-    net = Net()
-    x = net.linear(net.input("n", TOKENS, 6), 6, D)
-    return net.model(net.linear(net.op("Add", x, net.linear(x, D, D)), D, 7), net.layer_norm(x))
-
-
-@refused("its mean is read, which normalizations take off elsewhere (LayerNormalization LayerNormalization_14)")
-def merged_with_means() -> onnx.ModelProto:
-    net = Net()
-    x = net.linear(net.input("n", 4, 4, 6), 6, D)
-    x = net.op("Add", x, net.mlp(net.layer_norm(x)))
-    return net.model(net.linear(net.layer_norm(merged(net, x), 4 * D), 4 * D, 7))
 
 
 @pytest.mark.parametrize("name", REFUSED)
