@@ -31,19 +31,18 @@ from onnx_mdp.streams.operators import (
     keeps_shift,
     place_of,
 )
+from onnx_mdp.streams.places import Places
 from onnx_mdp.streams.stream import CENTERING, PLAIN, PRODUCTS, Before, Member, Side, Stream
 
 
-class Tracer:
+class Tracer(Places):
     """Follows one factor through the network, node by node."""
 
     def __init__(self, coupling: Coupling, factor: Factor, inside: frozenset[str], apart: frozenset[int]) -> None:
+        super().__init__(coupling, factor)
         self.inside = inside
         self.apart = apart
         self.origins: dict[str, Node] = {}
-        self.coupling = coupling
-        self.network = coupling.network
-        self.factor = factor
         self.sides: dict[str, Side] = {}
         self.squares: set[str] = set()
         self.divided: set[str] = set()
@@ -63,11 +62,11 @@ class Tracer:
             AgainError: it might, if that is settled.
         """
         for node in self.network.nodes:
-            read, wrote = self._carrying(node.inputs), self._carrying(node.outputs)
+            read, wrote = self.carrying(node.inputs), self.carrying(node.outputs)
             if read or wrote:
                 self._check_axes(node, [*read, *wrote])
                 self._visit(node, read, wrote)
-        for name in self._carrying(self.network.outputs):
+        for name in self.carrying(self.network.outputs):
             self._spell(name, self.network.producers[name])
         self._check_freezes()
         norms, centerings = self.found.norms, self.found.centerings
@@ -90,23 +89,17 @@ class Tracer:
 
     def _spell(self, name: str, node: Node) -> None:
         """Have a tensor in its own basis too."""
-        if self._axes(name) != [len(self.network.shapes[name]) - 1] or len(self.network.shapes[name]) < 2:
+        if self.axes(name) != [len(self.network.shapes[name]) - 1] or len(self.network.shapes[name]) < 2:
             raise RefusedError("an output has it on an axis that no matrix can be applied to", node)
         self.found.spelled[name] = self._side(name)
         self.needs.append((name, node))
-
-    def _carrying(self, names: Iterable[str]) -> list[str]:
-        return [n for n in names if n and any(self.factor in leaves(term) for term in self.coupling.axes.get(n, ()))]
 
     def _check_axes(self, node: Node, names: Iterable[str]) -> None:
         for name in names:
             if name in self.coupling.codes:
                 raise RefusedError("a quantized weight lies along it", node)
-            if name not in self.network.weights and len(self._axes(name)) > 1:
+            if name not in self.network.weights and len(self.axes(name)) > 1:
                 raise RefusedError("it lies on two axes of a tensor", node)
-
-    def _axes(self, name: str) -> list[int]:
-        return [i for i, term in enumerate(self.coupling.axes[name]) if self.factor in leaves(term)]
 
     def _visit(self, node: Node, read: list[str], wrote: list[str]) -> None:
         data = [name for name in read if name not in self.network.weights]
@@ -164,23 +157,20 @@ class Tracer:
 
     def _blocked(self, name: str, node: Node) -> Exception:
         """A normalized tensor meets the stream: a matrix can bring it there, if it is a normalization's own result."""
-        last = self._axes(name) == [len(self.network.shapes[name]) - 1]
+        last = self.axes(name) == [len(self.network.shapes[name]) - 1]
         if name not in self.origins or name in self.network.outputs or not last:
             return RefusedError(INSIDE, node)
         return AgainError(inside=name)
 
     def _turn(self, name: str, node: Node) -> None:
         """Rotate an initializer that writes to the stream, or is a part of it."""
-        for axis in self._axes(name):
+        for axis in self.axes(name):
             self._claim(name, axis, Before(), node)
 
     def _claim(self, name: str, axis: int, before: Before, node: Node) -> None:
         """Note what is to be done to a weight; one that several nodes read has to be the same for all of them."""
-        if not self.found.members.setdefault((name, axis), before).agrees(before) and self._is_shared(name):
+        if not self.found.members.setdefault((name, axis), before).agrees(before) and self.is_shared(name):
             raise RefusedError("a weight of it is used in two ways", node)
-
-    def _is_shared(self, name: str) -> bool:
-        return len(self.network.consumers[name]) > 1
 
     def _norm(self, node: Node, data: list[str]) -> None:
         terms = self.coupling.axes[node.inputs[0]]
@@ -220,7 +210,7 @@ class Tracer:
         constants = [name for name in read if name in self.network.weights]
         if len(read) < len([name for name in node.inputs if name]):
             raise RefusedError("the same number is added to all of it", node)
-        if len(data) == 1 and not self._side(data[0]).plain and all(map(self._is_row, constants)) and node.op == "Add":
+        if len(data) == 1 and not self._side(data[0]).plain and all(map(self.is_row, constants)) and node.op == "Add":
             side = self._side(data[0])
             shift = sum((self.coupling.value(name).reshape(-1) for name in constants), side.shift or 0.0)
             self.sides[node.outputs[0]] = Side(side.scale, np.asarray(shift))
@@ -236,10 +226,6 @@ class Tracer:
         if self.free.issuperset(names):
             self.free.update(node.outputs)
 
-    def _is_row(self, name: str) -> bool:
-        shape = self.network.shapes[name]
-        return bool(shape) and int(np.prod(shape)) == max(shape)
-
     def _scaling(self, node: Node, read: list[str], data: list[str]) -> None:
         if node.op == "Mul" and not data:  # an outer product
             for name in read:
@@ -247,13 +233,13 @@ class Tracer:
             return
         if len(data) != 1:
             raise RefusedError(f"{node.op} works on single units of it", node)
-        if self._is_inner(node):
+        if self.is_inner(node):
             self._inner(node, data[0])
             return
         if node.op == "Div" and node.inputs[0] != data[0]:
             raise RefusedError("it divides", node)
         side, other = self._side(data[0]), next((name for name in node.inputs if name != data[0]), data[0])
-        values = self._constant(other)
+        values = self.constant(other)
         if values is None and other in read:
             raise RefusedError(f"{node.op} works on single units of it", node)
         if values is None and side.shift is not None:
@@ -268,26 +254,17 @@ class Tracer:
         self._pass_free(node, data)
         self.sides[node.outputs[0]] = side
 
-    def _is_inner(self, node: Node) -> bool:
-        """Whether a product with a vector is summed over the axis: an inner product."""
-        readers = self.network.consumers.get(node.outputs[0], ())
-        sums = [c.term for c in self.coupling.contractions if c.node in readers and c.node.op == "ReduceSum"]
-        terms = self.coupling.axes[node.outputs[0]]
-        along = [term for term in terms if self.factor in leaves(term)]
-        vectors = [name for name in node.inputs if self.network.is_float_weight(name)]
-        return node.op == "Mul" and len(vectors) == 1 and bool(sums) and sums == along * len(readers)
-
     def _inner(self, node: Node, name: str) -> None:
         side, vector = self._side(name), next(n for n in node.inputs if n != name)
         if side.shift is not None:
             raise self._unshifted(name, f"{node.op} of a normalized tensor", node)
         self.needs.append((name, node))
         self.inner.add(node.outputs[0])
-        for axis in self._axes(vector):
+        for axis in self.axes(vector):
             self._claim(vector, axis, Before(side.scale, False), node)
 
     def _scaled(self, node: Node, name: str, other: str, values: Array) -> Side:
-        if not self._is_row(other):
+        if not self.is_row(other):
             raise RefusedError(f"{node.op} works on single units of it", node)
         factor, side = values.reshape(-1), self._side(name)
         factor = 1 / factor if node.op == "Div" else factor
@@ -296,9 +273,6 @@ class Tracer:
             self.found.neutral.add(node.index)
         shift = None if side.shift is None else side.shift * factor
         return Side(factor if side.scale is None else side.scale * factor, shift)
-
-    def _constant(self, name: str) -> Array | None:
-        return np.asarray(self.coupling.value(name), np.float64) if self.network.is_float_weight(name) else None
 
     def _unshifted(self, name: str, reason: str, node: Node) -> Exception:
         """Something shifts or scales the positions of a normalized tensor: its bias has to be added apart."""
@@ -319,7 +293,7 @@ class Tracer:
             self.divided.update(node.outputs)
         if side.shift is not None and not keeps_shift(node):
             raise self._unshifted(read[0], f"{node.op} of a normalized tensor", node)
-        if not side.plain and any(self._length(name) != self._length(read[0]) for name in self._carrying(node.outputs)):
+        if not side.plain and any(self.length(name) != self.length(read[0]) for name in self.carrying(node.outputs)):
             raise RefusedError(f"{node.op} of a normalized tensor", node)
         self._pass_free(node, read)
         for name in read:
@@ -330,14 +304,11 @@ class Tracer:
     def _origin(self, name: str) -> Node | None:
         """The normalization that a tensor was moved from."""
         while name not in self.origins and name in self.network.producers:
-            data = [n for n in self._carrying(self.network.producers[name].inputs) if n not in self.network.weights]
+            data = [n for n in self.carrying(self.network.producers[name].inputs) if n not in self.network.weights]
             if len(data) != 1:
                 return None
             name = data[0]
         return self.origins.get(name)
-
-    def _length(self, name: str) -> int:
-        return self.network.shapes[name][self._axes(name)[0]]
 
     def _product(self, node: Node, data: list[str]) -> None:
         weight, added = node.inputs[1], [name for name in node.inputs[2:] if name]
@@ -347,15 +318,15 @@ class Tracer:
             raise RefusedError("a grouped convolution works on single units of it", node)
         if node.op == "Gemm" and (node.attributes.get("transA", 0) or node.attributes.get("alpha", 1.0) != 1.0):
             raise RefusedError("a scaled or transposed product reads it", node)
-        along = self._axes(weight)
-        reads = {self._contracted(node)} & set(along) if data else set()
+        along = self.axes(weight)
+        reads = {self.contracted(node)} & set(along) if data else set()
         if data and not reads:
             raise RefusedError(f"{node.op} moves over it", node)
         for axis in along:
             before = Before(self._side(data[0]).scale, False) if axis in reads else Before()
             self._claim(weight, axis, before, node)
         if data:
-            self.found.reads[data[0]] = self._axes(data[0])[0]
+            self.found.reads[data[0]] = self.axes(data[0])[0]
             self.needs.append((data[0], node))
         if data and (shift := self._side(data[0]).shift) is not None:
             if any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "NOTSET") not in (
@@ -364,16 +335,9 @@ class Tracer:
             ):
                 raise RefusedError("a convolution pads a normalized tensor", node)
             self.found.shifts[node.index] = shift
-        if self._carrying(node.outputs):
-            for name in self._carrying(added):
+        if self.carrying(node.outputs):
+            for name in self.carrying(added):
                 self._turn(name, node)
-
-    def _contracted(self, node: Node) -> int:
-        """The axis of a product's weight that is summed over."""
-        if node.op == "Conv":
-            return 1
-        rank = len(self.network.shapes[node.inputs[1]])
-        return 1 if node.op == "Gemm" and node.attributes.get("transB", 0) else max(rank - 2, 0)
 
     def _pulled(self, name: str, scale: Array) -> bool:
         """Multiply what writes a tensor with a scale, so that the tensor needs none; whether that is possible."""
@@ -387,24 +351,15 @@ class Tracer:
             if node.index in self.found.folded and node.op in ("Div", "Mul"):
                 pending.append(self.found.folded[node.index])
             elif node.op in PRODUCTS:
-                taken += [
-                    m for m in self.found.members if m[0] in node.inputs[1:] and m[1] in self._written(node, m[0])
-                ]
-            elif node.op in MOVES | AVERAGES | {"Add"} and self._same_length(node):
+                taken += [m for m in self.found.members if m[0] in node.inputs[1:] and m[1] in self.written(node, m[0])]
+            elif node.op in MOVES | AVERAGES | {"Add"} and self.same_length(node):
                 taken += [m for m in self.found.members if m[0] in node.inputs]
-                pending += [n for n in self._carrying(node.inputs) if n not in self.network.weights]
+                pending += [n for n in self.carrying(node.inputs) if n not in self.network.weights]
             else:
                 return False
-        if any(self._is_shared(name) for name, _ in taken):
+        if any(self.is_shared(name) for name, _ in taken):
             return False
         for member in taken:
             before = self.found.members[member]
             self.found.members[member] = replace(before, scale=scale if before.scale is None else before.scale * scale)
         return True
-
-    def _written(self, node: Node, name: str) -> set[int]:
-        """The axes of a product's operand that its result carries."""
-        return set(self._axes(name)) - ({self._contracted(node)} if name == node.inputs[1] else set())
-
-    def _same_length(self, node: Node) -> bool:
-        return len({self._length(name) for name in self._carrying((*node.inputs, *node.outputs))}) == 1
