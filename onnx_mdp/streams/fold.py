@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx_mdp.axes.terms import Term
+from onnx_mdp.axes.terms import Term, leaves
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
+from onnx_mdp.graph.unshare import COPY_MARK, is_copy
 from onnx_mdp.graph.weights import array, put
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.streams.basis import along, centering
@@ -195,7 +196,9 @@ class _Folder:
 
     def _spell(self, name: str, side: Side, stream: Stream) -> None:
         """Compute a tensor in the basis it was in from its rotated form, for an output or to write it to the stream."""
-        node, width = self.network.producers[name], self.network.shapes[name][-1]
+        node, rank = self.network.producers[name], len(self.network.shapes[name])
+        axis = next(i for i, term in enumerate(self.coupling.axes[name]) if stream.factor in leaves(term))
+        width = self.network.shapes[name][axis]
         inside = name in stream.inside
         source = self._renamed(name, "stream")
         for reader in () if inside else self.network.consumers.get(name, ()):
@@ -203,14 +206,24 @@ class _Folder:
                 other.input[:] = [source if given == name else given for given in other.input]
         scale = np.ones(width) if side.scale is None else side.scale
         writes = centering(width) if inside and stream.centered else np.eye(width)
+        shift = None if side.shift is None else writes @ side.shift
         like = next(n for n, _ in stream.members)
-        matrix = self._add(f"{name}/basis", scale[:, None] * writes, like)
-        wanted = name if side.shift is None else f"{name}/unshifted"
-        nodes = [helper.make_node("MatMul", [source, matrix], [wanted], name=f"{name}/spelled")]
-        if side.shift is not None:
-            vector = self._add(f"{name}/shift", writes @ side.shift, like)
-            nodes.append(helper.make_node("Add", [wanted, vector], [name], name=f"{name}/shifted"))
+        if axis + 1 == rank:
+            nodes = self._times(name, source, scale[:, None] * writes, shift, like)
+        else:
+            kernel = self._add(f"{name}/basis", (scale * writes).reshape(width, width, *[1] * (rank - 2)), like)
+            bias = [] if shift is None else [self._add(f"{name}/shift", shift, like)]
+            nodes = [helper.make_node("Conv", [source, kernel, *bias], [name], name=f"{name}/spelled")]
         self._insert(node, nodes)
+
+    def _times(self, name: str, source: str, matrix: Array, shift: Array | None, like: str) -> list[onnx.NodeProto]:
+        """What multiplies the last axis of a tensor with a matrix and shifts the result."""
+        inputs = [source, self._add(f"{name}/basis", matrix, like)]
+        if shift is None:
+            return [helper.make_node("MatMul", inputs, [name], name=f"{name}/spelled")]
+        raw, vector = f"{name}/unshifted", self._add(f"{name}/shift", shift, like)
+        product = helper.make_node("MatMul", inputs, [raw], name=f"{name}/spelled")
+        return [product, helper.make_node("Add", [raw, vector], [name], name=f"{name}/shifted")]
 
     def _renamed(self, name: str, suffix: str) -> str:
         """Let a tensor's producer write it under another name."""
@@ -237,6 +250,17 @@ class _Folder:
         del self.model.graph.node[:]
         self.model.graph.node.extend(kept)
         drop_dead(self.model.graph)
+        # self._rename()
+
+    def _rename(self) -> None:
+        """Give members names of their own: copies of one weight are merged by their names where they are equal."""
+        uses = self.network.uses
+        names = {name for members in self.members.values() for name, _ in members if name in uses}
+        new = {name: name.replace(COPY_MARK, "/use") if is_copy(name) else f"{name}/use0" for name in names}
+        for tensor in self.model.graph.initializer:
+            tensor.name = new.get(tensor.name, tensor.name)
+        for node in self.model.graph.node:
+            node.input[:] = [new.get(name, name) for name in node.input]
 
 
 def own_operands(model: onnx.ModelProto) -> None:

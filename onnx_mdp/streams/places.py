@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from onnx_mdp.axes.terms import Factor, leaves
+from onnx_mdp.axes.terms import Factor, Term, leaves
 from onnx_mdp.graph.network import Node
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.couple import Coupling
@@ -27,6 +27,10 @@ class Places:
     def axes(self, name: str) -> list[int]:
         """On which axes of a tensor it lies."""
         return [i for i, term in enumerate(self.coupling.axes[name]) if self.factor in leaves(term)]
+
+    def term(self, name: str) -> Term:
+        """The axis of a tensor that it lies on."""
+        return self.coupling.axes[name][self.axes(name)[0]]
 
     def is_row(self, name: str) -> bool:
         """Whether a weight is long on one axis only."""

@@ -16,6 +16,7 @@ from onnx_mdp.axes.terms import Factor, leaves
 from onnx_mdp.graph.network import Node
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.couple import Coupling
+from onnx_mdp.streams.basis import instances
 from onnx_mdp.streams.operators import (
     AVERAGES,
     INSIDE,
@@ -89,7 +90,8 @@ class Tracer(Places):
 
     def _spell(self, name: str, node: Node) -> None:
         """Have a tensor in its own basis too."""
-        if self.axes(name) != [len(self.network.shapes[name]) - 1] or len(self.network.shapes[name]) < 2:
+        rank = len(self.network.shapes[name])
+        if self.axes(name) not in ([rank - 1], [1]) or rank < 2:
             raise RefusedError("an output has it on an axis that no matrix can be applied to", node)
         self.found.spelled[name] = self._side(name)
         self.needs.append((name, node))
@@ -124,6 +126,8 @@ class Tracer(Places):
             self.needs += [(name, node) for name in data]
         elif node.op in ("Add", "Sub", "Sum"):
             self._sum(node, read, data)
+        elif node.op == "BatchNormalization" and not node.attributes.get("training_mode", 0):
+            self._batch_norm(node, data)
         elif node.op in ("Div", "Mul"):
             self._scaling(node, read, data)
         elif wrote and (node.op in MOVES or is_linear(node)):
@@ -254,6 +258,18 @@ class Tracer(Places):
         self._pass_free(node, data)
         self.sides[node.outputs[0]] = side
 
+    def _batch_norm(self, node: Node, data: list[str]) -> None:
+        """A scale and a shift of every unit."""
+        if data != [node.inputs[0]] or self.axes(data[0]) != [1]:
+            raise RefusedError(f"{node.op} works on single units of it", node)
+        scale, bias, mean, variance = (np.asarray(self.coupling.value(name), np.float64) for name in node.inputs[1:])
+        factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
+        side = self._side(data[0])
+        shift = bias + ((0.0 if side.shift is None else side.shift) - mean) * factor
+        self.sides[node.outputs[0]] = Side(factor if side.scale is None else side.scale * factor, shift)
+        self.found.folded[node.index] = data[0]
+        self._pass_free(node, data)
+
     def _inner(self, node: Node, name: str) -> None:
         side, vector = self._side(name), next(n for n in node.inputs if n != name)
         if side.shift is not None:
@@ -293,13 +309,29 @@ class Tracer(Places):
             self.divided.update(node.outputs)
         if side.shift is not None and not keeps_shift(node):
             raise self._unshifted(read[0], f"{node.op} of a normalized tensor", node)
-        if not side.plain and any(self.length(name) != self.length(read[0]) for name in self.carrying(node.outputs)):
-            raise RefusedError(f"{node.op} of a normalized tensor", node)
+        moved = {name: self._moved(side, read[0], name, node) for name in self.carrying(node.outputs)}
         self._pass_free(node, read)
         for name in read:
             if name in self.network.weights:
                 self._turn(name, node)
-        self.sides.update((name, side) for name in node.outputs if name)
+        self.sides.update(moved)
+
+    def _moved(self, side: Side, name: str, moved: str, node: Node) -> Side:
+        """The side of a tensor whose axis another one may hold among others."""
+        if side.plain or self.length(name) == self.length(moved):
+            return side
+        before, after = (instances(self.term(tensor), self.factor) for tensor in (name, moved))
+
+        def move(values: Array | None) -> Array | None:
+            if values is None:
+                return None
+            if before.size < values.size or after.size < self.length(moved) or np.ptp(values[before], axis=0).any():
+                raise RefusedError(f"{node.op} of a normalized tensor", node)
+            result = np.empty(after.size)
+            result[after] = values[before[0]]
+            return result
+
+        return Side(move(side.scale), move(side.shift))
 
     def _origin(self, name: str) -> Node | None:
         """The normalization that a tensor was moved from."""

@@ -274,6 +274,55 @@ def test_streams_are_rotated_and_cut_exactly(name: str, runtime: Runtime) -> Non
     assert len(found.groups) == streams, [str(fixed.freeze) for fixed in found.turned.fixed]
 
 
+@network()
+def one_bias_for_all() -> onnx.ModelProto:
+    """Exporters store equal biases once: of normalizations, of what writes to the stream, and of what does not."""
+    net = Net()
+    x = net.op("Add", net.op("MatMul", net.input("n", TOKENS, 6), net.weight(6, D)), bias := net.weight(D))
+    for _ in range(2):
+        hidden = net.op("LayerNormalization", x, net.weight(D, mean=1), bias)
+        for _ in range(2):
+            hidden = net.op("Relu", net.op("Add", net.op("MatMul", hidden, net.weight(D, D)), bias))
+        x = net.op("Add", x, net.op("Add", net.op("MatMul", hidden, net.weight(D, D)), bias))
+    return net.model(net.head(x))
+
+
+@network()
+def batch_norms() -> onnx.ModelProto:
+    """Convolutions read the stream through batch normalizations, as in hybrids of both kinds."""
+    net = Net()
+    x = net.op("Conv", net.input("n", 3, 6, 6), net.weight(D, 3, 3, 3), net.weight(D), pads=[1, 1, 1, 1])
+    variances = net.constant(net.rng.uniform(0.5, 2, D).astype(np.float32))
+    y = net.op("BatchNormalization", x, net.weight(D, mean=1), net.weight(D), net.weight(D), variances)
+    y = net.op("Conv", net.op("Relu", net.op("Conv", y, net.weight(24, D, 1, 1))), net.weight(D, 24, 1, 1))
+    rows = net.op("Reshape", net.op("Transpose", net.op("Add", x, y), perm=[0, 2, 3, 1]), net.ints(0, 36, D))
+    return net.model(net.head(net.block(rows, tokens=36)))
+
+
+@network()
+def map_as_output() -> onnx.ModelProto:
+    """Features with channels first, as detectors read them, from a normalization with channels last."""
+    net = Net()
+    x = net.linear(net.input("n", 36, 6), 6, D)
+    x = net.op(
+        "Transpose", net.op("Reshape", net.layer_norm(net.block(x, tokens=36)), net.ints(0, 6, 6, D)), perm=[0, 3, 1, 2]
+    )
+    return net.model(x, net.op("Conv", x, net.weight(5, D, 1, 1)))
+
+
+@network()
+def folded_into_patches() -> onnx.ModelProto:
+    """Channels are one with rows of patches while these are put back into a map."""
+    net = Net()
+    x = net.op("Conv", net.input("n", 3, 8, 8), net.weight(D, 3, 2, 2), net.weight(D), strides=[2, 2])
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(-1, 2, 2, 2)), perm=[0, 2, 1, 3])
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(-1, D, 4, 4)), perm=[0, 3, 2, 1])
+    x = net.layer_norm(net.block(net.op("Reshape", x, net.ints(-1, 4, D)), tokens=4))
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(-1, 4, 4, D)), perm=[0, 3, 2, 1])
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(-1, 2, 2, 2)), perm=[0, 2, 1, 3])
+    return net.model(net.op("Conv", net.op("Reshape", x, net.ints(-1, D, 4, 4)), net.weight(5, D, 1, 1)))
+
+
 REFUSED: dict[str, tuple[Made, str]] = {}
 
 
@@ -338,3 +387,9 @@ def test_refusals_name_the_reason_and_the_node(name: str, runtime: Runtime) -> N
     found = proven(made(), runtime)
     assert not found.groups
     assert [str(fixed.freeze) for fixed in found.turned.fixed] == [reason]
+
+
+def test_half_precision(runtime: Runtime) -> None:
+    net = Net(dtype=np.float16)
+    x = net.linear(net.input("n", TOKENS, 6), 6, D)
+    assert proven(net.model(net.head(net.block(x))), runtime, tolerance=1e-2).groups
