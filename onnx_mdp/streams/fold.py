@@ -250,7 +250,7 @@ class _Folder:
         del self.model.graph.node[:]
         self.model.graph.node.extend(kept)
         drop_dead(self.model.graph)
-        # self._rename()
+        self._rename()
 
     def _rename(self) -> None:
         """Give members names of their own: copies of one weight are merged by their names where they are equal."""

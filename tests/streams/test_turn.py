@@ -278,12 +278,12 @@ def test_streams_are_rotated_and_cut_exactly(name: str, runtime: Runtime) -> Non
 def one_bias_for_all() -> onnx.ModelProto:
     """Exporters store equal biases once: of normalizations, of what writes to the stream, and of what does not."""
     net = Net()
-    x = net.op("Add", net.op("MatMul", net.input("n", TOKENS, 6), net.weight(6, D)), bias := net.weight(D))
+    x, bias = net.linear(net.input("n", TOKENS, 6), 6, D, bias=False), net.weight(D)
     for _ in range(2):
         hidden = net.op("LayerNormalization", x, net.weight(D, mean=1), bias)
-        for _ in range(2):
-            hidden = net.op("Relu", net.op("Add", net.op("MatMul", hidden, net.weight(D, D)), bias))
         x = net.op("Add", x, net.op("Add", net.op("MatMul", hidden, net.weight(D, D)), bias))
+        hidden = net.op("Relu", net.op("Add", net.op("MatMul", net.layer_norm(x), net.weight(D, D)), bias))
+        x = net.op("Add", x, net.linear(hidden, D, D))
     return net.model(net.head(x))
 
 
