@@ -9,6 +9,7 @@ from onnx_mdp.groups.couple import Coupling, Freeze
 from onnx_mdp.streams.stream import CENTERING
 
 INSIDE = "a normalization stands inside of the stream"
+COSTLY = "normalizations stand inside of the stream, and matrices to keep them would cost too much"
 MEAN = "its mean is read, which normalizations take off elsewhere"
 SQUARED = {"ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
 _NORMS = (CENTERING, "RMSNormalization", "SimplifiedLayerNormalization")

@@ -162,6 +162,8 @@ class Tracer(Places):
     def _blocked(self, name: str, node: Node) -> Exception:
         """A normalized tensor meets the stream: a matrix can bring it there, if it is a normalization's own result."""
         last = self.axes(name) == [len(self.network.shapes[name]) - 1]
+        if self._origin(name) is None:
+            return RefusedError("its units are scaled or shifted, each on its own", node)
         if name not in self.origins or name in self.network.outputs or not last:
             return RefusedError(INSIDE, node)
         return AgainError(inside=name)
@@ -293,7 +295,8 @@ class Tracer(Places):
     def _unshifted(self, name: str, reason: str, node: Node) -> Exception:
         """Something shifts or scales the positions of a normalized tensor: its bias has to be added apart."""
         origin, scale = self._origin(name), self._side(name).scale
-        if origin is None or (scale is not None and not np.all(scale)):
+        settled = origin is not None and origin.index in self.apart
+        if origin is None or settled or (scale is not None and not np.all(scale)):
             return RefusedError(reason, node)
         return AgainError(apart=origin.index)
 
@@ -307,7 +310,8 @@ class Tracer(Places):
         side = self._side(read[0])
         if node.op == "Cast" and read[0] in self.divided:
             self.divided.update(node.outputs)
-        if side.shift is not None and not keeps_shift(node):
+        grows = self.network.shapes[read[0]] != self.network.shapes[node.outputs[0]]
+        if side.shift is not None and grows and not keeps_shift(node):
             raise self._unshifted(read[0], f"{node.op} of a normalized tensor", node)
         moved = {name: self._moved(side, read[0], name, node) for name in self.carrying(node.outputs)}
         self._pass_free(node, read)
@@ -334,13 +338,18 @@ class Tracer(Places):
         return Side(move(side.scale), move(side.shift))
 
     def _origin(self, name: str) -> Node | None:
-        """The normalization that a tensor was moved from."""
-        while name not in self.origins and name in self.network.producers:
-            data = [n for n in self.carrying(self.network.producers[name].inputs) if n not in self.network.weights]
-            if len(data) != 1:
+        """The normalization that all of a tensor was moved from."""
+        pending, found = [name], set[Node]()
+        while pending:
+            tensor = pending.pop()
+            if tensor in self.origins:
+                found.add(self.origins[tensor])
+                continue
+            node = self.network.producers.get(tensor)
+            if node is None or not (node.op in MOVES or node.op in ("Div", "Mul") or is_linear(node)):
                 return None
-            name = data[0]
-        return self.origins.get(name)
+            pending += self.carrying(node.inputs)
+        return found.pop() if len(found) == 1 else None
 
     def _product(self, node: Node, data: list[str]) -> None:
         weight, added = node.inputs[1], [name for name in node.inputs[2:] if name]

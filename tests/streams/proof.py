@@ -58,9 +58,10 @@ def prove_streams(
     runtime: Runtime,
     shares: Sequence[float] = SHARES,
     tolerance: float = FP32_TOLERANCE,
+    turned: Turned | None = None,
 ) -> Proven:
     """Rotate every stream of a model, cut each and all of them, and compare all that has to be equal."""
-    turned = turned_model(model, sets, runtime)
+    turned = turned or turned_model(model, sets, runtime)
     analysis = analyze(turned.coupling.network, (), turned.coupling, turned.empty)
     proven = Proven(turned, analysis, {})
     errors: dict[str, float] = {}

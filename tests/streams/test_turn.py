@@ -219,6 +219,21 @@ def normalized_and_padded() -> onnx.ModelProto:
     return net.model(net.head(net.op("Add", x, y)))
 
 
+@network(2)
+def shifted_windows() -> onnx.ModelProto:
+    """A normalized map that is rolled, then padded."""
+    net = Net()
+    x = net.linear(net.input("n", 3, 3, 6), 6, D)
+    y = net.layer_norm(x)
+    for axis in (1, 2):
+        last = net.op("Slice", y, net.ints(2), net.ints(3), net.ints(axis))
+        first = net.op("Slice", y, net.ints(0), net.ints(2), net.ints(axis))
+        y = net.op("Concat", last, first, axis=axis)
+    y = net.op("Pad", y, net.ints(0, 0, 0, 0, 0, 1, 1, 0))
+    y = net.op("Reshape", net.linear(y, D, D), net.ints(0, 16, D))
+    return net.model(net.head(y), net.head(net.op("Reshape", x, net.ints(0, 9, D))))
+
+
 @network()
 def gemms() -> onnx.ModelProto:
     """Rows of tokens, and Gemms in both layouts, with and without a bias."""
@@ -345,7 +360,10 @@ def depthwise() -> onnx.ModelProto:
     return net.model(net.head(x))
 
 
-@refused("a normalization stands inside of the stream (LayerNormalization LayerNormalization_22)")
+@refused(
+    "normalizations stand inside of the stream, and matrices to keep them would cost too much "
+    "(LayerNormalization LayerNormalization_22)"
+)
 def post_norm() -> onnx.ModelProto:
     net = Net()
     x = net.linear(net.input("n", TOKENS, 6), 6, D)
