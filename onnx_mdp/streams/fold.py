@@ -18,7 +18,7 @@ from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.graph.unshare import COPY_MARK, is_copy
-from onnx_mdp.graph.weights import array, put
+from onnx_mdp.graph.weights import array, put, with_weights
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.streams.basis import along, centering
 from onnx_mdp.streams.stream import CENTERING, PRODUCTS, Before, Member, Side, Stream
@@ -44,8 +44,7 @@ class _Folder:
         self.terms: dict[Member, Term] = {}
         self.members = {stream: dict(stream.members) for stream in streams}
         self.network: Network = coupling.network
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(self.network.model)
+        self.model = with_weights(self.network.model, self.network.model.graph.initializer)
         self.tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self.protos = dict(enumerate(self.model.graph.node))
         self.ahead: dict[int, list[onnx.NodeProto]] = {}

@@ -16,7 +16,7 @@ from onnx_mdp.axes.terms import Factor, leaves
 from onnx_mdp.graph.network import Node
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.couple import Coupling
-from onnx_mdp.streams.basis import instances
+from onnx_mdp.streams.basis import transferred
 from onnx_mdp.streams.operators import (
     AVERAGES,
     INSIDE,
@@ -130,7 +130,7 @@ class Tracer(Places):
             self._batch_norm(node, data)
         elif node.op in ("Div", "Mul"):
             self._scaling(node, read, data)
-        elif wrote and (node.op in MOVES or is_linear(node)):
+        elif wrote and (node.op in MOVES or is_linear(node) or (node.op == "Where" and read == [*node.inputs[1:]])):
             self._move(node, read)
         elif node.op in ("ReduceL2", "ReduceSumSquare") and not wrote:
             self._need_plain(node, data)
@@ -324,18 +324,11 @@ class Tracer(Places):
         """The side of a tensor whose axis another one may hold among others."""
         if side.plain or self.length(name) == self.length(moved):
             return side
-        before, after = (instances(self.term(tensor), self.factor) for tensor in (name, moved))
-
-        def move(values: Array | None) -> Array | None:
-            if values is None:
-                return None
-            if before.size < values.size or after.size < self.length(moved) or np.ptp(values[before], axis=0).any():
-                raise RefusedError(f"{node.op} of a normalized tensor", node)
-            result = np.empty(after.size)
-            result[after] = values[before[0]]
-            return result
-
-        return Side(move(side.scale), move(side.shift))
+        terms = self.term(name), self.term(moved)
+        found = [None if v is None else transferred(v, *terms, self.factor) for v in (side.scale, side.shift)]
+        if [v is None for v in found] != [side.scale is None, side.shift is None]:
+            raise RefusedError(f"{node.op} of a normalized tensor", node)
+        return Side(*found)
 
     def _origin(self, name: str) -> Node | None:
         """The normalization that all of a tensor was moved from."""
@@ -370,11 +363,9 @@ class Tracer(Places):
             self.found.reads[data[0]] = self.axes(data[0])[0]
             self.needs.append((data[0], node))
         if data and (shift := self._side(data[0]).shift) is not None:
-            if any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "NOTSET") not in (
-                "NOTSET",
-                "VALID",
-            ):
-                raise RefusedError("a convolution pads a normalized tensor", node)
+            pads = any(node.attributes.get("pads", ()))
+            if pads or node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+                raise self._unshifted(data[0], "a convolution pads a normalized tensor", node)
             self.found.shifts[node.index] = shift
         if self.carrying(node.outputs):
             for name in self.carrying(added):

@@ -18,7 +18,7 @@ from onnx_mdp.axes.terms import Factor, Term
 from onnx_mdp.graph.network import Network, Node, read_network
 from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
-from onnx_mdp.graph.weights import array, put
+from onnx_mdp.graph.weights import array, put, with_weights
 from onnx_mdp.groups.couple import Coupling, couple
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.base import Inputs
@@ -62,8 +62,7 @@ class Turned:
     def timed(self, analysis: Analysis) -> Analysis:
         """The analysis over a network with the operators of a result: its numbers are wrong, its latency right."""
         network = analysis.network
-        model = onnx.ModelProto()
-        model.CopyFrom(network.model)
+        model = with_weights(network.model, network.model.graph.initializer)
         for node in _marked(model, self.marks):
             node.op_type = CENTERING
         for node in model.graph.node:
@@ -88,8 +87,7 @@ class Turned:
         if not any(True for _ in _marked(model, self.marks)):
             return model
         widths = {factor: len(kept) for factor, kept in factors(analysis, plan).items()}
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
+        copy = with_weights(model, model.graph.initializer)
         tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
         for stream in self.streams.values():
             if _is_marked(stream, self.marks):
@@ -110,8 +108,7 @@ def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases) -> Turned:
         runtime: what it runs on.
         inputs: to take the directions from; or the bases of a turned network, to turn this one likewise.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(network.model)
+    model = with_weights(network.model, network.model.graph.initializer)
     own_operands(model)
     before = couple(read_network(model, network.inputs))
     found, fixed = find_streams(before)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onnx_mdp.axes.terms import Factor, Term, concat, leaves, prod
 from onnx_mdp.runtime.base import Array
-from onnx_mdp.streams.basis import along, centering, instances, principal, reflection
+from onnx_mdp.streams.basis import along, centering, instances, principal, reflection, transferred
 
 FACTOR = Factor(3)
 
@@ -60,6 +60,18 @@ def test_instances_are_the_positions_of_units(term: Term) -> None:
     if "Prod" not in repr(term) or list(leaves(term)).count(FACTOR) == 1:
         np.testing.assert_allclose(ratios, np.broadcast_to([1.0, 2.0, 4.0], ratios.shape))
     assert len(np.unique(found)) == found.size
+
+
+def test_numbers_of_units_are_transferred_between_axes() -> None:
+    rows = prod([Factor(2), FACTOR])
+    found = transferred(np.array([1.0, 2.0, 3.0]), FACTOR, rows, FACTOR)
+    assert found is not None
+    np.testing.assert_array_equal(found, [1, 2, 3, 1, 2, 3])
+    back = transferred(found, rows, FACTOR, FACTOR)
+    assert back is not None
+    np.testing.assert_array_equal(back, [1, 2, 3])
+    assert transferred(np.arange(6.0), rows, FACTOR, FACTOR) is None
+    assert transferred(np.arange(3.0), FACTOR, concat([FACTOR, Factor(2)]), FACTOR) is None
 
 
 def test_along_takes_the_width_that_is_left() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -9,9 +10,16 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.graph.network import Network
+from onnx_mdp.groups.find import analyze
+from onnx_mdp.pipeline.stages import prepare
+from onnx_mdp.rewrite.plan import Plan, plan_edits
 from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.streams.turn import turn
+from onnx_mdp.verify.oracle import relative_error
 from tests.streams.networks import TOKENS, D, Net, feeds_of
-from tests.streams.proof import Proven, prove_streams
+from tests.streams.proof import Proven, copy_of, prove_streams, turned_model
 
 Made = Callable[[], onnx.ModelProto]
 NETWORKS: dict[str, tuple[Made, int]] = {}
@@ -25,6 +33,14 @@ def network(streams: int = 1) -> Callable[[Made], Made]:
         return made
 
     return register
+
+
+def normal_form(model: onnx.ModelProto) -> Network:
+    return prepare(copy_of(model), {}, lossless=True).network
+
+
+def operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
 
 
 def proven(model: onnx.ModelProto, runtime: Runtime, tolerance: float = 1e-5) -> Proven:
@@ -75,6 +91,25 @@ def class_token() -> onnx.ModelProto:
     x = net.op("Add", net.op("Concat", token, x, axis=1), net.weight(1, TOKENS, D))
     x = net.layer_norm(net.block(x))
     return net.model(net.linear(net.op("Gather", x, net.constant(np.int64(0)), axis=1), D, 7))
+
+
+@network()
+def tokens_replaced_by_a_mask() -> onnx.ModelProto:
+    net = Net()
+    x = net.input("n", TOKENS, 6)
+    hidden = net.op("Less", net.op("ReduceMean", x, axes=[-1]), net.constant(np.float32(0)))
+    x = net.op("Where", hidden, net.weight(1, 1, D), net.linear(x, 6, D))
+    return net.model(net.head(net.block(x)))
+
+
+@network()
+def normalized_and_padded_by_a_convolution() -> onnx.ModelProto:
+    net = Net()
+    x = net.op("Conv", net.input("n", 3, 6, 6), net.weight(D, 3, 3, 3), net.weight(D), pads=[1, 1, 1, 1])
+    y = net.op("Transpose", net.layer_norm(net.op("Transpose", x, perm=[0, 2, 3, 1])), perm=[0, 3, 1, 2])
+    y = net.op("Relu", net.op("Conv", y, net.weight(24, D, 3, 3), pads=[1, 1, 1, 1]))
+    x = net.op("Add", x, net.op("Conv", y, net.weight(D, 24, 1, 1), net.weight(D)))
+    return net.model(net.head(net.op("Transpose", x, perm=[0, 2, 3, 1])))
 
 
 @network()
@@ -411,3 +446,42 @@ def test_half_precision(runtime: Runtime) -> None:
     net = Net(dtype=np.float16)
     x = net.linear(net.input("n", TOKENS, 6), 6, D)
     assert proven(net.model(net.head(net.block(x))), runtime, tolerance=1e-2).groups
+
+
+@pytest.mark.parametrize("made", [pre_norm, read_with_its_mean, spelled_rms])
+def test_bases_turn_a_network_likewise(made: Made, runtime: Runtime) -> None:
+    model = made()
+    turned = turned_model(model, [feeds_of(model, seed) for seed in (1, 2)], runtime)
+    again = turn(normal_form(model), runtime, turned.bases)
+    assert again.coupling.network.model.SerializeToString() == turned.coupling.network.model.SerializeToString()
+
+
+@pytest.mark.parametrize("made", [pre_norm, read_with_its_mean])
+def test_what_is_timed_has_the_operators_of_a_result(made: Made, runtime: Runtime) -> None:
+    model = made()
+    turned = turned_model(model, [feeds_of(model, seed) for seed in (1, 2)], runtime)
+    network = turned.coupling.network
+    analysis = turned.timed(analyze(network, (), turned.coupling, turned.empty))
+    plan = Plan({}, ())
+    result = turned.restored(analyze(network, (), turned.coupling, turned.empty), plan, network.model)
+    timed = rewrite(analysis.network.model, plan_edits(analysis, plan))
+    assert [n.op for n in analysis.network.nodes] == [n.op_type for n in analysis.network.model.graph.node]
+    runtime.open(timed.SerializeToString()).run(feeds_of(model, 1))
+    assert operators(timed)["LayerNormalization"] == operators(result)["LayerNormalization"] > 0
+    assert operators(timed)["MatMul"] == operators(result)["MatMul"]
+
+
+def test_a_stream_that_follows_the_inputs_is_cut_where_they_vary_least(runtime: Runtime) -> None:
+    """Inputs that lie in a plane leave nothing in the other directions: the cut costs nothing."""
+    net = Net()
+    x = net.op("MatMul", net.input("n", TOKENS, 2), net.weight(2, D))
+    model = net.model(net.linear(net.layer_norm(x), D, 7))
+    sets = [feeds_of(model, seed) for seed in (1, 2)]
+    turned = turned_model(model, sets, runtime)
+    analysis = analyze(turned.coupling.network, (), turned.coupling, turned.empty)
+    group = analysis.groups[0]
+    plan = Plan({group.name: np.array([0, 1, D - 1])}, ())
+    cut = turned.restored(analysis, plan, rewrite(analysis.network.model, plan_edits(analysis, plan)))
+    for feeds in sets:
+        dense, small = (runtime.open(m.SerializeToString()).run(feeds) for m in (model, cut))
+        assert relative_error(dense[0], small[0]) < 1e-4
