@@ -29,10 +29,10 @@ LAYERS: dict[str, set[str]] = {
     "statistics": {"graph", "runtime", "inputs"},
     "importance": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence"},
     "recover": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence"},
+    "streams": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics"},
     "task": {"graph", "runtime", "inputs"},
     "latency": {"engine", "groups", "graph", "axes", "runtime"},
     "verify": {"rewrite", "groups", "graph", "runtime"},
-    "streams": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics"},
     "report": {"groups", "rewrite"},
     "pipeline": {
         *("axes", "graph", "groups", "importance", "inputs", "latency", "report", "rewrite", "runtime", "solve"),

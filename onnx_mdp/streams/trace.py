@@ -75,7 +75,7 @@ class Tracer(Places):
         if len(centered) > 1 or (centerings and norms):
             raise RefusedError("its normalizations are not all of one kind", (norms or centerings)[0])
         if centered != {True}:
-            return self.found
+            return replace(self.found, linear=not (norms or self.sums))
         keeps = [*self.merged, *(node for name, node in self.needs if name not in self.free)]
         if keeps and centerings:
             raise RefusedError(MEAN, keeps[0])
@@ -360,7 +360,7 @@ class Tracer(Places):
             before = Before(self._side(data[0]).scale, False) if axis in reads else Before()
             self._claim(weight, axis, before, node)
         if data:
-            self.found.reads[data[0]] = self.axes(data[0])[0]
+            self.found.reads[weight] = data[0], self.axes(data[0])[0]
             self.needs.append((data[0], node))
         if data and (shift := self._side(data[0]).shift) is not None:
             pads = any(node.attributes.get("pads", ()))

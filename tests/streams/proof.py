@@ -43,13 +43,13 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def turned_model(model: onnx.ModelProto, sets: Sequence[Feeds], runtime: Runtime) -> Turned:
-    """A copy of a model, rotated to the principal directions over some inputs."""
+def turned_model(model: onnx.ModelProto, sets: Sequence[Feeds], runtime: Runtime, *, refits: bool = True) -> Turned:
+    """A copy of a model, rotated to the directions that matter most over some inputs."""
     shapes = {name: values.shape for name, values in sets[0].items()}
     stacked = {name: np.concatenate([feeds[name] for feeds in sets]) for name in sets[0]}
     prepared = prepare(copy_of(model), shapes, stacked, lossless=True)
     assert prepared.inputs is not None
-    return turn(prepared.network, runtime, prepared.inputs)
+    return turn(prepared.network, runtime, prepared.inputs, refits=refits)
 
 
 def prove_streams(
