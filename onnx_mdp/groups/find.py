@@ -32,6 +32,7 @@ class Group:
         members: (initializer, axis) pairs that carry the units, in graph order.
         floor: fewest units that leave a valid model (0 where the axis has other parts).
         pinned: how many of its last units have to stay.
+        ranked: whether its units stand in the order of what they are worth, but for those that are pinned.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Group:
     members: tuple[tuple[str, int], ...]
     floor: int = 1
     pinned: int = 0
+    ranked: bool = False
 
     @property
     def units(self) -> int:
@@ -105,11 +107,12 @@ def analyze(
     locks: Iterable[str] = (),
     coupling: Coupling | None = None,
     pins: Container[tuple[str, int]] = (),
+    ranked: Container[tuple[str, int]] = (),
 ) -> Analysis:
     """Find the groups and blocks; those whose name or member matches a shell pattern in `locks` are locked.
 
     `coupling` is the network's if that is known already. The last unit of groups that have a member in `pins` has to
-    stay.
+    stay; the units of those with one in `ranked` stand in order.
 
     Raises:
         OptionError: a pattern matches no name, so that what it was to protect would be cut.
@@ -124,7 +127,8 @@ def analyze(
         else:
             name = _label(coupling, factor, members)
             pinned = 1 if any(member in pins for member in members) else 0
-            free.append(Group(name, _kind(coupling, factor, members, roles), factor, members, 1 + pinned, pinned))
+            kind, stand = _kind(coupling, factor, members, roles), any(member in ranked for member in members)
+            free.append(Group(name, kind, factor, members, 1 + pinned, pinned, stand))
     return _lock(coupling, _floored(coupling, _named(free)), frozen, tuple(locks))
 
 

@@ -82,13 +82,17 @@ class Scorer(ABC):
         return Scores(order, tuple(curves), shares)
 
 
-def hold_pinned(analysis: Analysis, scores: Scores) -> Scores:
-    """The scores with units that have to stay before all others; the damage of a width is what the others cost."""
+def settle_order(analysis: Analysis, scores: Scores) -> Scores:
+    """The scores with units in the order that is known of them, and those that have to stay before all others.
+
+    The damage of a width is what the others of them cost.
+    """
     order, curves = dict(scores.order), list(scores.curves)
-    for group in (group for group in analysis.groups if group.pinned):
+    for group in (group for group in analysis.groups if group.pinned or group.ranked):
         before = order[group.name]
         stays = before >= group.units - group.pinned
-        order[group.name] = np.concatenate([before[stays], before[~stays]])
+        rest = np.sort(before[~stays]) if group.ranked else before[~stays]
+        order[group.name] = np.concatenate([before[stays], rest])
         # Of the first k units of the new order, those that may go are the first of the old one.
         counts = np.concatenate([[0], np.cumsum(~stays)])
         free = np.searchsorted(counts, np.maximum(np.arange(group.units + 1) - group.pinned, 0))

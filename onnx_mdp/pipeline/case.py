@@ -19,7 +19,7 @@ from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.network import Network
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.importance.base import Scores, hold_pinned
+from onnx_mdp.importance.base import Scores, settle_order
 from onnx_mdp.importance.currency import calibrate, find_effort, split_inputs
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
 from onnx_mdp.inputs.base import Inputs
@@ -177,7 +177,7 @@ class Planner:
         """What a scorer makes of the inputs to fit to, and the currency of those held out."""
         with self.clock.stage("score"), threadpool_limits(self.search.threads):
             scorer = make_scorer(self.search.importance, analysis, fit, runtime, self.listener.step)
-            scores = hold_pinned(analysis, scorer.score(analysis))
+            scores = settle_order(analysis, scorer.score(analysis))
             if fit is None or not self.effort.levels:
                 return scores
             if held is None:

@@ -57,7 +57,7 @@ def analyze_turned(network: Network, turned: Turned | None, locks: tuple[str, ..
     """The analysis of a network, of the turned one where there is one."""
     if turned is None:
         return analyze_or_refuse(network, locks, name)
-    return analyze(turned.coupling.network, locks, turned.coupling, turned.empty)
+    return analyze(turned.coupling.network, locks, turned.coupling, turned.empty, turned.members)
 
 
 def write_plan(path: Path, plan: Mapping[str, Any], bases: Bases) -> None:

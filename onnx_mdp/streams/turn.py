@@ -55,6 +55,11 @@ class Turned:
     fixed: tuple[Fixed, ...] = ()
 
     @property
+    def members(self) -> frozenset[Member]:
+        """The (initializer, axis) pairs that carry streams."""
+        return frozenset(member for stream in self.streams.values() for member in stream.members)
+
+    @property
     def empty(self) -> frozenset[Member]:
         """The (initializer, axis) pairs whose last unit has to stay: it is the mean, or nothing where none matters."""
         return frozenset(

@@ -14,7 +14,7 @@ import onnx_mdp
 from onnx_mdp.config import ApplyOptions
 from onnx_mdp.errors import OptionError, PlanError
 from onnx_mdp.groups.find import Analysis, analyze
-from onnx_mdp.importance.base import Curve, Scores, hold_pinned
+from onnx_mdp.importance.base import Curve, Scores, settle_order
 from onnx_mdp.pipeline.stages import prepare
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -94,12 +94,22 @@ def test_units_that_have_to_stay_come_first_and_cost_nothing() -> None:
     assert held.pinned == 1
     assert held.floor == 2
     scores = _scores(pinned, held.name, held.units)
-    found = hold_pinned(pinned, scores)
+    found = settle_order(pinned, scores)
     assert found.order[held.name][0] == held.units - 1
     assert sorted(found.order[held.name]) == list(range(held.units))
     before, after = scores.curves[0].damage, found.curves[0].damage
     assert np.array_equal(after[1:], before[:-1])  # one unit of each width is taken by what has to stay
     assert after[-1] == 0
+
+
+def test_units_that_are_in_order_stay_so() -> None:
+    network = prepare(onnx.load(VIT), {}, lossless=False).network
+    ranked = analyze(network, ranked={analyze(network).groups[1].members[0]})
+    group = next(g for g in ranked.groups if g.ranked)
+    scores = _scores(ranked, group.name, group.units)
+    shuffled = {**scores.order, group.name: np.random.default_rng(0).permutation(group.units)}
+    found = settle_order(ranked, Scores(shuffled, scores.curves, {}))
+    assert found.order[group.name].tolist() == list(range(group.units))
 
 
 def _scores(analysis: Analysis, name: str, units: int) -> Scores:
