@@ -92,6 +92,11 @@ class Case:
         return model if self.turned is None else self.turned.restored(self.analysis, plan, model)
 
     @property
+    def ranked(self) -> list[str]:
+        """The groups whose units are directions of a rotated stream."""
+        return [group.name for group in self.analysis.groups if group.ranked]
+
+    @property
     def bases(self) -> Bases:
         """The bases that rotated streams are in."""
         return self.turned.bases if self.turned else {}

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from onnx_mdp.config import PruneOptions
 from onnx_mdp.engine.base import Engine
-from onnx_mdp.errors import BudgetError, EvaluationError, OptionError
+from onnx_mdp.errors import BudgetError, EvaluationError
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.save import check_writable, save_model, write_text
 from onnx_mdp.importance.currency import find_effort
@@ -28,6 +28,7 @@ from onnx_mdp.pipeline.constraints import check_uniform
 from onnx_mdp.pipeline.drop import DropSearch, Probe
 from onnx_mdp.pipeline.forecast import Forecast, foreseen
 from onnx_mdp.pipeline.frontier import FrontierSearch
+from onnx_mdp.pipeline.goal import asked_of
 from onnx_mdp.pipeline.judge import Judge, choose_apart, choose_evaluation
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.loop import Loop, Trial
@@ -39,7 +40,8 @@ from onnx_mdp.pipeline.stages import ModelLike, check_output
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.pipeline.streams import write_plan
 from onnx_mdp.pipeline.tabulate import Tables
-from onnx_mdp.quantities import Drop, LatencyBudget, parse_drop, parse_latency, parse_share
+from onnx_mdp.pipeline.weighing import Weighing
+from onnx_mdp.quantities import Drop, LatencyBudget
 from onnx_mdp.recover.recover import Recovery, recover
 from onnx_mdp.recover.refit import touched_nodes
 from onnx_mdp.report.facts import Report
@@ -122,7 +124,7 @@ class Pruner(Planner):
         function: EvalLike | None = None,
     ) -> None:
         self.options = options
-        self.budget, self.ratio, self.drop = _asked(options)
+        self.budget, self.ratio, self.drop = asked_of(options)
         self.function = function if function is not None else options.eval
         if self.function is not None:
             ByFunction(self.function)  # checks its name
@@ -248,8 +250,22 @@ class Pruner(Planner):
         loop = search(on.program, on.tables.fill, on.correction, on.stopwatch, budget, solver, self.listener)
         with self.clock.stage("search"):
             loop, trial = self._again(case, loop, loop.run(on.dense), on.dense)
-        model = case.cut(trial.plan)
-        return Outcome(trial.plan, model, trial.measured, loop.reason, Search.of(loop, trial, on.meter))
+        if search is Loop and case.ranked and self.options.recover and case.held is not None:
+            weighing = Weighing(case.ranked, partial(self._search, on), partial(self._settled, case, on))
+            return weighing.run(loop, trial)
+        return self._outcome(case, on, loop, trial)
+
+    def _search(self, on: _Ground, loop: Loop) -> Trial:
+        with self.clock.stage("search"):
+            return loop.run(on.dense)
+
+    def _outcome(self, case: Case, on: _Ground, loop: Loop, trial: Trial) -> Outcome:
+        search = Search.of(loop, trial, on.meter)
+        return Outcome(trial.plan, case.cut(trial.plan), trial.measured, loop.reason, search)
+
+    def _settled(self, case: Case, on: _Ground, loop: Loop, trial: Trial) -> Outcome:
+        outcome = self._outcome(case, on, loop, trial)
+        return replace(outcome, recovery=self._recover(case, outcome))
 
     def _warn_of_noise(self, outcome: Outcome, stopwatch: Stopwatch) -> None:
         precision = outcome.measured.precision
@@ -374,20 +390,3 @@ class Pruner(Planner):
             write_plan(options.plan, result.plan, result.bases)
         if options.report:
             write_text(options.report, json.dumps(result.report.to_json(), indent=1))
-
-
-def _asked(options: PruneOptions) -> tuple[LatencyBudget | None, float | None, Drop | None]:
-    """The budget, the ratio or the drop of accuracy, exactly one of which must be given."""
-    if sum(goal is not None for goal in (options.latency, options.ratio, options.max_drop)) != 1:
-        raise OptionError(
-            "give either --latency (such as 4ms or 70%), --ratio (such as 50%) or --max-drop (such as 1%)"
-        )
-    if options.latency is not None:
-        return parse_latency(options.latency), None, None
-    if options.ratio is not None:
-        return None, parse_share(options.ratio, "--ratio"), None
-    if options.lut_device is not None:
-        raise OptionError(
-            f"--lut-device {options.lut_device}: --max-drop {options.max_drop} measures every plan; give --latency"
-        )
-    return None, None, parse_drop(options.max_drop or "")
