@@ -16,7 +16,7 @@ from onnx_mdp.divergence import Divergence
 from onnx_mdp.errors import OptionError
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.base import Curve, Scores
-from onnx_mdp.importance.currency import Effort, calibrate, find_effort, scaled, split_inputs
+from onnx_mdp.importance.currency import Effort, _finer, calibrate, find_effort, scaled, split_inputs
 from onnx_mdp.importance.registry import make_scorer
 from onnx_mdp.inputs.base import Inputs, InputSpec
 from onnx_mdp.inputs.load import load_inputs
@@ -239,3 +239,19 @@ def test_fits_are_monotone_and_exact(
     if error[wide] > 1e-6 and error[narrow] > 1.01 * error[wide]:
         assert damage[wide] == pytest.approx(few, rel=1e-6, abs=1e-9)
         assert damage[narrow] == pytest.approx(many, rel=1e-6, abs=1e-9)
+
+
+def test_only_groups_that_a_half_cut_ruins_are_tried_at_larger_widths() -> None:
+    """A stream's damage saturates; a width that is tried is halfway to the whole, down to a sixteenth cut."""
+    analysis = analysis_of(MODELS / "digits_vit.onnx")
+    names = [group.name for group in analysis.groups]
+    widths = {group.name: [group.units // 2] for group in analysis.groups}
+    found = {f"{group.name}={group.units // 2}": 0.01 for group in analysis.groups}
+    assert _finer(analysis, widths, found) == {}
+    ruined = next(group for group in analysis.groups if group.units >= 64)
+    found[f"{ruined.name}={ruined.units // 2}"] = 4.0
+    assert _finer(analysis, widths, found) == {ruined.name: [3 * ruined.units // 4]}
+    last = ruined.units - ruined.units // 16
+    found[f"{ruined.name}={last}"] = 4.0
+    assert _finer(analysis, {**widths, ruined.name: [last]}, found) == {}
+    assert set(names) >= {ruined.name}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onnx_mdp.axes.terms import Factor, Term, concat, leaves, prod
 from onnx_mdp.runtime.base import Array
-from onnx_mdp.streams.basis import along, centering, instances, principal, reflection, transferred
+from onnx_mdp.streams.basis import along, centering, instances, most_wanted, principal, reflection, transferred
 
 FACTOR = Factor(3)
 
@@ -101,3 +101,31 @@ def test_principal_directions_are_a_basis_that_puts_the_strongest_first(width: i
     if centered:
         np.testing.assert_allclose(found[-1], np.full(width, width**-0.5))
         np.testing.assert_allclose(strength[-1], 0, atol=1e-12 * strength[0])
+
+
+def left_over(rows: Array, moment: Array, matrix: Array) -> float:
+    """What least squares cannot make of y = x W from z = A x, with A the rows."""
+    covariance = rows @ moment @ rows.T
+    read = rows @ moment @ matrix
+    return float(np.trace(matrix.T @ moment @ matrix) - np.trace(read.T @ np.linalg.solve(covariance, read)))
+
+
+@given(st.integers(0, 50), st.integers(1, 5), st.booleans())
+def test_the_first_directions_are_those_that_least_squares_makes_the_most_of(
+    seed: int, count: int, centered: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, matrix = rng.standard_normal((200, 7)) * rng.uniform(0.2, 3, 7), rng.standard_normal((7, 4))
+    if centered:
+        x = x - x.mean(axis=1, keepdims=True)
+    moment = x.T @ x / len(x)
+    basis = most_wanted(moment, matrix @ matrix.T, centered=centered)
+    assert np.allclose(basis @ basis.T, np.eye(7), atol=1e-9)
+    if centered:
+        assert np.allclose(basis[-1], 7**-0.5)
+    found = left_over(basis[:count], moment, matrix)
+    others = [np.linalg.qr(rng.standard_normal((7, count)))[0].T for _ in range(20)]
+    total = float(np.trace(matrix.T @ moment @ matrix))
+    assert all(found <= left_over(rows, moment, matrix) + 2e-3 * total for rows in others)
+    energies = principal(moment, centered=centered)[:count]
+    assert found <= left_over(energies, moment, matrix) + 2e-3 * total
