@@ -16,6 +16,7 @@ from onnx_mdp.pipeline.loop import Loop, Trial
 from onnx_mdp.pipeline.reporting import Outcome
 
 _SHARES = (0.5, 0.2)
+_BETTER = 0.95  # of the divergence: less of a gain may be chance, on the few inputs that are held out
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Weighing:
                 continue
             plans.append(found.plan.widths())
             outcome = self._priced(loop, best, self.outcome(other, found))
-            if divergence(outcome) < divergence(best):
+            if divergence(outcome) < _BETTER * divergence(best):
                 loop.listener.note(f"streams count {share:g}: {divergence(best):.3g} became {divergence(outcome):.3g}")
                 best = outcome
         return best
