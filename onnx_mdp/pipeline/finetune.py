@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from onnx_mdp.graph.external import loadable
 from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.save import check_writable, save_model, write_text
+from onnx_mdp.graph.shapes import dims
 from onnx_mdp.groups.find import analyze
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.inputs.labels import LabelsLike
@@ -95,7 +96,7 @@ class _Finetuner:
             source, proto = load(model)
             self._check_outputs(source)
             whole, dense_proto = load(dense)
-            _check_pair(source, whole)
+            _check_pair(source, proto.graph, whole, dense_proto.graph)
             found = read_inputs(proto.graph, inputs, self.reading)
         for text in found.notes:
             self.warn(text)
@@ -198,23 +199,36 @@ def _check_options(options: FinetuneOptions) -> float:
     return parse_share(options.warmup, "--warmup")
 
 
-def _check_pair(source: Source, dense: Source) -> None:
+def _check_pair(source: Source, model: onnx.GraphProto, whole: Source, dense: onnx.GraphProto) -> None:
     """Whether two models take the same inputs and give the same outputs."""
     remedy = f"give the model that {source.name} was cut from"
-    for what, mine, others in zip(("input", "output"), source.signature, dense.signature, strict=True):
-        known = {name: (elem, dims) for name, elem, dims in others}
-        for name, elem, dims in mine:
-            if name not in known:
-                raise ModelError(f"--dense {dense.name}: has no {what} {name!r}, only {', '.join(known)}; {remedy}")
-            if elem != known[name][0] or not _alike(dims, known[name][1]):
-                shown = ["x".join(found) or "a number" for found in (known[name][1], dims)]
-                raise ModelError(f"--dense {dense.name}: {what} {name!r} is {shown[0]} there, not {shown[1]}; {remedy}")
+    stored = {tensor.name for graph in (model, dense) for tensor in graph.initializer}
+    for what, mine, others in (("input", model.input, dense.input), ("output", model.output, dense.output)):
+        known = {value.name: value for value in others if value.name not in stored}
+        for value in (value for value in mine if value.name not in stored):
+            if value.name not in known:
+                found = ", ".join(known)
+                raise ModelError(f"--dense {whole.name}: has no {what} {value.name!r}, only {found}; {remedy}")
+            here, there = value, known[value.name]
+            if not _alike(here, there):
+                shown = f"is {_shown(there)} there and {_shown(here)} in {source.name}"
+                raise ModelError(f"--dense {whole.name}: {what} {value.name!r} {shown}; {remedy}")
 
 
-def _alike(dims: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether all sizes that both declare are equal; other dimensions go by any name."""
-    pairs = list(zip(dims, others, strict=False))
-    return len(dims) == len(others) and all(a == b for a, b in pairs if a.isdecimal() and b.isdecimal())
+def _alike(value: onnx.ValueInfoProto, other: onnx.ValueInfoProto) -> bool:
+    """Whether two have one element type, and all sizes that both declare are equal."""
+    sizes, others = dims(value), dims(other)
+    if value.type.tensor_type.elem_type != other.type.tensor_type.elem_type:
+        return False
+    if sizes is None or others is None:
+        return True
+    return len(sizes) == len(others) and all(a == b or None in (a, b) for a, b in zip(sizes, others, strict=True))
+
+
+def _shown(value: onnx.ValueInfoProto) -> str:
+    """Element type and shape, as messages show them."""
+    sizes = "x".join("?" if size is None else str(size) for size in dims(value) or [])
+    return f"{onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)} {sizes}".lower().strip()
 
 
 def _split(inputs: Inputs, options: FinetuneOptions) -> tuple[Inputs, Inputs]:

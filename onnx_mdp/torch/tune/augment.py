@@ -43,7 +43,7 @@ def augmented(feeds: Mapping[str, Array], ways: Collection[str], rng: np.random.
     images = [name for name, values in feeds.items() if is_image(values.shape)]
     if not images:
         shown = ", ".join(f"{name} {'x'.join(map(str, values.shape))}" for name, values in feeds.items())
-        raise OptionError(f"--augment {ways}: no input is of images: {shown}; leave it out")
+        raise OptionError(f"--augment {', '.join(ways)}: no input is of images: {shown}; leave it out")
     count = len(feeds[images[0]])
     flips = rng.random(count) < ("flip" in ways) / 2
     shifts = rng.uniform(-1, 1, (2, count)) * ("shift" in ways) / _SHIFT

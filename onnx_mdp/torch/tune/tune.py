@@ -20,6 +20,7 @@ from onnx_mdp.graph.weights import raw
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.runtime.base import Session
 from onnx_mdp.torch.module import OnnxModule, to_module
+from onnx_mdp.torch.tune.augment import check_ways
 from onnx_mdp.torch.tune.held_out import HeldOut
 from onnx_mdp.torch.tune.loss import Loss
 from onnx_mdp.torch.tune.teacher import Kept, Live, keep_outputs, learnable, takes_any_batch, with_free_batch
@@ -84,6 +85,7 @@ def tune(
         OptionError: labels, augmentation or the device do not fit.
         InputError: the checkpoint is of another training.
     """
+    check_ways(options.augment)
     names = learnable(task.session, task.train, [value.name for value in task.model.graph.output])
     held = HeldOut.of(task.held, keep_outputs(task.session, task.held, names))
     with _threads(options.threads):
