@@ -54,10 +54,13 @@ class SearchOptions:
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
+        streams: What becomes of streams that layer normalizations read, of which no channel can go: `rotate` turns them
+            to their principal directions, which changes no result, so that the weakest can go; `keep` leaves them
+            whole; `auto` rotates where there are --inputs to take the directions from.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default those the device likes, and 1 for a uniform cut.
-        importance: What units are worth: `magnitude`, or with --inputs `activation` or `reconstruction`; `auto` is the
-            best of them.
+        importance: What units are worth: `magnitude`, or with --inputs `activation`, `reconstruction` or, with PyTorch,
+            `taylor`; `auto` is the best that needs no PyTorch.
         effort: How well damage is known, with --inputs: `fast` estimates it at each layer, `balanced` measures it at
             the outputs, `thorough` at more widths on more inputs.
         recover: With --inputs, fit the remaining weights anew to what the dense model computes.
@@ -91,6 +94,7 @@ class SearchOptions:
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     lossless: bool = True
+    streams: str = "auto"
     min_keep: str = "1"
     multiple: int | None = None
     importance: str = "auto"

@@ -21,7 +21,7 @@ class TrainOptions:
         minutes: Stop after this many minutes; the learning rate then falls with the time.
         batch: Inputs of one step.
         optimizer: `adamw`, or `sgd` with a momentum of 0.9.
-        lr: Highest learning rate: of adamw as a share of the root mean square of each weight, 0.02 by default; of sgd
+        lr: Highest learning rate: of adamw as a share of the root mean square of each weight, 0.01 by default; of sgd
             as it is, 0.01 by default.
         warmup: Share of the training in which the learning rate rises; it then falls to zero as a cosine.
         weight_decay: Decay of weights; biases and the scales of normalizations have none.

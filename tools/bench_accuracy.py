@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
@@ -120,6 +121,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.variants = list(VARIANTS) if asked == ["all"] else asked
     if unknown := set(options.variants) - set(VARIANTS):
         parser.error(f"--variants {', '.join(sorted(unknown))}: choose from {', '.join(VARIANTS)}, or all")
+    if "taylor" in options.variants and find_spec("torch") is None:
+        print("taylor is left out: PyTorch is not installed: pip install 'onnx-mdp[torch]'", file=sys.stderr)
+        options.variants.remove("taylor")
     return options
 
 

@@ -3,7 +3,7 @@
 # Slower suites have markers of their own: tools/test.sh -m real (the models in ../shared/real), -m zoo (../shared/zoo),
 # -m slow (thousands of random networks, a model over 2 GB).
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" test
+source "$(dirname "$0")/environment.sh" test torch
 ruff check .
 ruff format --check .
 mypy

@@ -52,6 +52,10 @@ class Weights(Mapping[str, Array]):
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
+    def stored(self, name: str) -> onnx.TensorProto:
+        """An initializer as the model stores it."""
+        return self._tensors[name]
+
 
 @dataclass(frozen=True, eq=False)
 class Network:

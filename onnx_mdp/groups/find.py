@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -31,6 +31,7 @@ class Group:
         factor: the free factor; its size is the number of units.
         members: (initializer, axis) pairs that carry the units, in graph order.
         floor: fewest units that leave a valid model (0 where the axis has other parts).
+        pinned: how many of its last units have to stay.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Group:
     factor: Factor
     members: tuple[tuple[str, int], ...]
     floor: int = 1
+    pinned: int = 0
 
     @property
     def units(self) -> int:
@@ -98,13 +100,21 @@ class Analysis:
         return {name: block.name for name, block in around.items() if block}
 
 
-def analyze(network: Network, locks: Iterable[str] = ()) -> Analysis:
+def analyze(
+    network: Network,
+    locks: Iterable[str] = (),
+    coupling: Coupling | None = None,
+    pins: Container[tuple[str, int]] = (),
+) -> Analysis:
     """Find the groups and blocks; those whose name or member matches a shell pattern in `locks` are locked.
+
+    `coupling` is the network's if that is known already. The last unit of groups that have a member in `pins` has to
+    stay.
 
     Raises:
         OptionError: a pattern matches no name, so that what it was to protect would be cut.
     """
-    coupling = couple(network)
+    coupling = coupling or couple(network)
     roles = _attention_roles(coupling)
     free, frozen = [], []
     for factor, members in coupling.members.items():
@@ -113,7 +123,8 @@ def analyze(network: Network, locks: Iterable[str] = ()) -> Analysis:
                 frozen.append(Locked(_label(coupling, factor, members), factor, coupling.frozen[factor], members))
         else:
             name = _label(coupling, factor, members)
-            free.append(Group(name, _kind(coupling, factor, members, roles), factor, members))
+            pinned = 1 if any(member in pins for member in members) else 0
+            free.append(Group(name, _kind(coupling, factor, members, roles), factor, members, 1 + pinned, pinned))
     return _lock(coupling, _floored(coupling, _named(free)), frozen, tuple(locks))
 
 
@@ -268,7 +279,7 @@ def _floored(coupling: Coupling, groups: Sequence[Group]) -> list[Group]:
     result = []
     for group in groups:
         trial = {**ones, **empty, group.factor: 0}
-        if all(size(term, trial) > 0 for term in on[group.factor]):
+        if not group.pinned and all(size(term, trial) > 0 for term in on[group.factor]):
             empty[group.factor] = 0
             group = replace(group, floor=0)
         result.append(group)

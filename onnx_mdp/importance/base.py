@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -80,6 +80,20 @@ class Scorer(ABC):
             order[group.name] = np.argsort(-total, kind="stable")
             curves += [Curve(group.name, block, _curve(loss, order[group.name])) for block, loss in losses.items()]
         return Scores(order, tuple(curves), shares)
+
+
+def hold_pinned(analysis: Analysis, scores: Scores) -> Scores:
+    """The scores with units that have to stay before all others; the damage of a width is what the others cost."""
+    order, curves = dict(scores.order), list(scores.curves)
+    for group in (group for group in analysis.groups if group.pinned):
+        before = order[group.name]
+        stays = before >= group.units - group.pinned
+        order[group.name] = np.concatenate([before[stays], before[~stays]])
+        # Of the first k units of the new order, those that may go are the first of the old one.
+        counts = np.concatenate([[0], np.cumsum(~stays)])
+        free = np.searchsorted(counts, np.maximum(np.arange(group.units + 1) - group.pinned, 0))
+        curves = [replace(c, damage=c.damage[free]) if c.group == group.name else c for c in curves]
+    return replace(scores, order=order, curves=tuple(curves))
 
 
 def _curve(loss: Vector, order: NDArray[np.int64]) -> Vector:

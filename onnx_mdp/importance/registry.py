@@ -11,12 +11,14 @@ from onnx_mdp.importance.base import Scorer
 from onnx_mdp.importance.magnitude import MagnitudeScorer
 from onnx_mdp.importance.reconstruction import ReconstructionScorer
 from onnx_mdp.importance.statistics import collect_moments
+from onnx_mdp.importance.taylor import TaylorScorer, check_torch
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.runtime.base import Runtime
 
 _NAMES: dict[str, type[Scorer]] = {
     "magnitude": MagnitudeScorer,
     "activation": ActivationScorer,
+    "taylor": TaylorScorer,
     "reconstruction": ReconstructionScorer,
 }
 
@@ -30,7 +32,7 @@ def choose_scorer(name: str, *, has_inputs: bool) -> str:
     """The scorer to use; `auto` is the best that the inputs admit.
 
     Raises:
-        OptionError: there is no such scorer, or it needs inputs and there are none.
+        OptionError: there is no such scorer, it needs inputs and there are none, or PyTorch, which is not installed.
     """
     if name not in scorer_names():
         raise OptionError(f"--importance {name}: choose from {', '.join(scorer_names())}")
@@ -38,6 +40,8 @@ def choose_scorer(name: str, *, has_inputs: bool) -> str:
         return "reconstruction" if has_inputs else "magnitude"
     if _NAMES[name].needs_inputs and not has_inputs:
         raise OptionError(f"--importance {name} needs calibration inputs: add --inputs FILE.npz, or use magnitude")
+    if name == "taylor":
+        check_torch()
     return name
 
 
@@ -55,4 +59,6 @@ def make_scorer(
     moments = collect_moments(analysis, inputs, runtime, progress)
     if name == "activation":
         return ActivationScorer(analysis, moments)
+    if name == "taylor":
+        return TaylorScorer(analysis, moments, inputs, progress)
     return ReconstructionScorer(analysis, moments, inputs, runtime)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from onnx_mdp.errors import BudgetError
+from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.around import Around
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.pipeline.loop import Loop, Trial
@@ -19,6 +20,7 @@ AnyLoop = TypeVar("AnyLoop", bound=Loop)
 class Again:
     """Measures damage around plans, on inputs held out from the scorer, for so many rounds at most."""
 
+    analysis: Analysis
     inputs: Inputs
     runtime: Runtime
     rounds: int
@@ -51,5 +53,4 @@ class Again:
         return around.damage(around.place(trial.plan.widths(), trial.plan.removed))
 
     def _measure(self, loop: Loop) -> Around:
-        program = loop.program
-        return Around(program.analysis, program.scores, self.inputs, self.runtime)
+        return Around(self.analysis, loop.program.scores, self.inputs, self.runtime)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import onnx
 from threadpoolctl import threadpool_limits
@@ -16,8 +17,9 @@ from onnx_mdp.engine.registry import open_engine
 from onnx_mdp.errors import OptionError
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import Source, load
+from onnx_mdp.graph.network import Network
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.importance.base import Scores
+from onnx_mdp.importance.base import Scores, hold_pinned
 from onnx_mdp.importance.currency import calibrate, find_effort, split_inputs
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
 from onnx_mdp.inputs.base import Inputs
@@ -33,14 +35,16 @@ from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, first_feeds, prepare
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.streams import analyze_turned, check_streams, rotate
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
 from onnx_mdp.quantities import parse_min_keep, parse_shapes, parse_share
 from onnx_mdp.recover.mend import Mender
-from onnx_mdp.rewrite.plan import dense_plan, plan_edits
+from onnx_mdp.rewrite.plan import Plan, dense_plan, plan_edits, to_json
 from onnx_mdp.runtime.base import Feeds, Fingerprint, Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime, prover
 from onnx_mdp.solve.solve import check_solver, solve
+from onnx_mdp.streams.turn import Bases, Turned
 
 _ROUGH = 0.2  # share of table entries that may miss the precision before the user is told
 
@@ -50,6 +54,8 @@ class Case:
     """The model at hand: as given and analyzed, on its runtime, with one input to time it on.
 
     Attributes:
+        turned: the network with its streams rotated, if it has any that were.
+        timed: the analysis over a network whose latency is that of a result; its numbers may be wrong.
         fit: calibration inputs for whatever is fitted.
         held: those that nothing is fitted to, for measuring damage.
         score: what units and blocks are worth; takes its time when first asked, as nothing may have to be cut at all.
@@ -58,7 +64,9 @@ class Case:
     given: ModelLike
     source: Source
     prepared: Prepared
+    turned: Turned | None
     analysis: Analysis
+    timed: Analysis
     fit: Inputs | None
     held: Inputs | None
     score: Callable[[], Scores]
@@ -72,8 +80,25 @@ class Case:
         return self.score()
 
     def whole(self) -> onnx.ModelProto:
-        """The model rewritten with nothing cut."""
-        return rewrite(self.analysis.network.model, plan_edits(self.analysis, dense_plan(self.analysis)))
+        """The model rewritten with nothing cut, to be timed."""
+        return rewrite(self.timed.network.model, plan_edits(self.timed, dense_plan(self.timed)))
+
+    def cut(self, plan: Plan) -> onnx.ModelProto:
+        """The model cut to a plan; `finished` before anyone sees it."""
+        return rewrite(self.analysis.network.model, plan_edits(self.analysis, plan))
+
+    def finished(self, plan: Plan, model: onnx.ModelProto) -> onnx.ModelProto:
+        """A cut model with the operators that a result has."""
+        return model if self.turned is None else self.turned.restored(self.analysis, plan, model)
+
+    @property
+    def bases(self) -> Bases:
+        """The bases that rotated streams are in."""
+        return self.turned.bases if self.turned else {}
+
+    def plan_json(self, plan: Plan) -> dict[str, Any]:
+        """The plan as plain data."""
+        return to_json(self.analysis, plan, sorted(self.turned.streams) if self.turned else ())
 
 
 class Planner:
@@ -99,6 +124,7 @@ class Planner:
         check_solver(options.solver)
         check_constraints(options)
         check_way(options.fill)
+        check_streams(options.streams)
         check_borrowing(options.lut_device, options.cluster)
         labels = labels if labels is not None else options.labels
         self.reading = Reading(options.preprocess, labels, options.samples, options.seed)
@@ -124,9 +150,23 @@ class Planner:
             analysis = analyze_or_refuse(network, options.lock, source.name)
             constraints = find_constraints(options, analysis, source)
         fit, held = split_inputs(self.set_aside(source, samples, prover(runtime)), self.effort)
+        turned = self._turned(network, fit, prover(runtime))
+        if turned is not None:
+            analysis = analyze_turned(network, turned, options.lock, source.name)
+            constraints = find_constraints(options, analysis, source)
+        timed = analysis if turned is None else turned.timed(analysis)
         score = cache(partial(self._scores, analysis, fit, held, prover(runtime)))
         feeds = first_feeds(network, samples, options.seed)
-        return Case(model, source, prepared, analysis, fit, held, score, runtime, feeds, constraints)
+        return Case(model, source, prepared, turned, analysis, timed, fit, held, score, runtime, feeds, constraints)
+
+    def _turned(self, network: Network, inputs: Inputs | None, runtime: Runtime) -> Turned | None:
+        """The network with its streams rotated; None where that is not wanted or none can be."""
+        if self.search.streams == "keep" or (self.search.streams == "auto" and inputs is None):
+            return None
+        with self.clock.stage("rotate"), threadpool_limits(self.search.threads):
+            if inputs is None:
+                self.warn("streams are rotated to directions of noise: give --inputs")
+            return rotate(network, runtime, inputs, self.search.seed)
 
     def set_aside(self, source: Source, inputs: Inputs | None, runtime: Runtime) -> Inputs | None:
         """The inputs to plan with: all of them, unless a command keeps some to judge its result by."""
@@ -136,7 +176,7 @@ class Planner:
         """What a scorer makes of the inputs to fit to, and the currency of those held out."""
         with self.clock.stage("score"), threadpool_limits(self.search.threads):
             scorer = make_scorer(self.search.importance, analysis, fit, runtime, self.listener.step)
-            scores = scorer.score(analysis)
+            scores = hold_pinned(analysis, scorer.score(analysis))
             if fit is None or not self.effort.levels:
                 return scores
             if held is None:
@@ -197,7 +237,7 @@ class Planner:
         """The tables of the model, filled; what could not be measured well is a warning."""
         with self.clock.stage("profile"):
             ties = case.constraints.ties
-            tables = tabulate(case.analysis, meter, case.feeds, self.floor, self.search.fill, self._filled, ties, grid)
+            tables = tabulate(case.timed, meter, case.feeds, self.floor, self.search.fill, self._filled, ties, grid)
             if isinstance(meter, BorrowedMeter):
                 meter.strict = False  # from here on, what is missing near the plans is interpolated
             self._warn_of_measuring(meter)
@@ -210,7 +250,7 @@ class Planner:
             BudgetError: one cannot.
         """
         constraints = case.constraints
-        program = Program(case.analysis, case.scores, tables.tables, tables.levels, tables.sums, constraints)
+        program = Program(case.timed, case.scores, tables.tables, tables.levels, tables.sums, constraints)
         for limit, budget in zip(constraints.limits, program.budgets, strict=True):
             least = solve(program.least(budget)).objective
             if least > budget.limit:

@@ -129,6 +129,7 @@ class DropSearch:
     def _attempt(self, share: float) -> Step:
         outcome = self.plan(LatencyBudget(f"{100 * share:.3g}%", None, share))
         model = outcome.recovery.model if outcome.recovery else outcome.model
+        model = self.case.finished(outcome.plan, model)
         with self.planner.clock.stage("evaluate"):
             accuracy = self.judge.accuracy(model)
         return Step(share, outcome.measured.ratio, accuracy, replace(outcome, accuracy=accuracy))
@@ -144,9 +145,10 @@ class DropSearch:
             raise self._impossible(tried)
         reason = f"no faster plan within --max-drop {self.drop.text} was found{self._closest(tried)}"
         self.planner.warn(f"nothing is cut: {reason}")
-        plan, whole = dense_plan(case.analysis), case.whole()
+        plan = dense_plan(case.analysis)
+        whole = case.cut(plan)
         with self.planner.clock.stage("evaluate"):
-            accuracy = judge.accuracy(whole)
+            accuracy = judge.accuracy(case.finished(plan, whole))
         if dense.ratio < 1 and accuracy >= self.drop.least(judge.dense):
             return Outcome(plan, whole, dense, reason, accuracy=accuracy)
         return Outcome(plan, load(case.given)[1], dense.same(), reason, accuracy=judge.dense)

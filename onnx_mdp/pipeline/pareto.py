@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,26 @@ from onnx_mdp.pipeline.frontier import FrontierSearch
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.stages import ModelLike
 from onnx_mdp.pipeline.stopwatch import Comparison
+from onnx_mdp.pipeline.streams import write_plan
 from onnx_mdp.program_config import ParetoOptions
 from onnx_mdp.quantities import LatencyBudget, parse_latency
 from onnx_mdp.report.facts import group_facts
 from onnx_mdp.report.frontier import Frontier, Point
 from onnx_mdp.report.plot import check_plot, draw
-from onnx_mdp.rewrite.plan import Plan, to_json
+from onnx_mdp.rewrite.plan import Plan
 from onnx_mdp.solve.problem import Answer
+from onnx_mdp.streams.turn import Bases
 
 _FROM, _TO, _POINTS = "90%", "30%", 12
 
 
 @dataclass(frozen=True, eq=False)
 class ParetoResult:
-    """What `pareto` returns: the frontier, and the plan of each of its points as plain data."""
+    """What `pareto` returns: the frontier, the plan of each of its points as plain data, and the bases they are in."""
 
     frontier: Frontier
     plans: list[dict[str, Any]]
+    bases: Bases = field(default_factory=dict)
 
 
 def pareto(
@@ -163,7 +166,7 @@ class _Pareto(Planner):
             solve_seconds=search.solve_seconds,
             lut={"file": str(meter.table.path), "measured": meter.measured, "reused": meter.reused},
         )
-        return ParetoResult(frontier, [to_json(case.analysis, plan) for plan in plans])
+        return ParetoResult(frontier, [case.plan_json(plan) for plan in plans], case.bases)
 
     def _wanted(self, search: FrontierSearch, dense: Comparison) -> list[_Wanted]:
         if self.options.damage_max is not None:
@@ -191,7 +194,7 @@ class _Pareto(Planner):
         if options.plans:
             _make_folder(options.plans)
             for number, plan in enumerate(found.plans, 1):
-                write_text(options.plans / _plan_name(number), json.dumps(plan))
+                write_plan(options.plans / _plan_name(number), plan, found.bases)
         if options.output:
             write_text(options.output, json.dumps(found.frontier.to_json(), indent=1) + "\n")
         if options.plot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -13,7 +13,6 @@ from threadpoolctl import threadpool_limits
 from onnx_mdp.config import PruneOptions
 from onnx_mdp.engine.base import Engine
 from onnx_mdp.errors import BudgetError, EvaluationError, OptionError
-from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.save import check_writable, save_model, write_text
 from onnx_mdp.importance.currency import find_effort
@@ -38,26 +37,29 @@ from onnx_mdp.pipeline.several import check_several, search_several
 from onnx_mdp.pipeline.sides import parse_also
 from onnx_mdp.pipeline.stages import ModelLike, check_output
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.streams import write_plan
 from onnx_mdp.pipeline.tabulate import Tables
 from onnx_mdp.quantities import Drop, LatencyBudget, parse_drop, parse_latency, parse_share
 from onnx_mdp.recover.recover import Recovery, recover
 from onnx_mdp.recover.refit import touched_nodes
 from onnx_mdp.report.facts import Report
-from onnx_mdp.rewrite.plan import dense_plan, plan_edits, to_json, uniform_plan
+from onnx_mdp.rewrite.plan import dense_plan, uniform_plan
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.runtime.registry import prover
+from onnx_mdp.streams.turn import Bases
 from onnx_mdp.task.base import Evaluation
 from onnx_mdp.task.function import ByFunction, EvalLike
-from onnx_mdp.verify.oracle import Proof, prove
+from onnx_mdp.verify.oracle import Proof, prove, prove_same
 
 
 @dataclass(frozen=True, eq=False)
 class PruneResult:
-    """What `prune` returns: the model, the plan as plain data, and the report."""
+    """What `prune` returns: the model, the plan as plain data, the report, and the bases of rotated streams."""
 
     model: onnx.ModelProto
     plan: dict[str, Any]
     report: Report
+    bases: Bases = field(default_factory=dict)
 
 
 def prune(
@@ -148,15 +150,14 @@ class Pruner(Planner):
             proof = self._prove(case, outcome)
         recovery = outcome.recovery or self._recover(case, outcome)
         self._warn_of_recovery(case, outcome, recovery)
-        if recovery:
-            outcome = replace(outcome, model=recovery.model)
+        outcome = replace(outcome, model=self._finished(case, outcome, recovery))
         limits = [limit.fact(case.analysis, outcome.plan) for limit in case.constraints.limits]
         report = make_report(case.source, case.analysis, outcome, proof, self.options, self.budget, self.device)
         report = replace(report, accuracy=self._accuracy_fact(outcome), limits=limits)
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
         report = replace(report, seconds=seconds, warnings=self.warnings)
         report = replace(report, lossless=case.prepared.lossless(), recovery=recovery_fact(recovery))
-        result = PruneResult(outcome.model, to_json(case.analysis, outcome.plan), report)
+        result = PruneResult(outcome.model, case.plan_json(outcome.plan), report, case.bases)
         self._write(result, external=case.source.external)
         return result
 
@@ -196,10 +197,10 @@ class Pruner(Planner):
             least = {group.name: self.floor.least(group) for group in case.analysis.groups}
             multiple = self.options.multiple or 1
             plan = uniform_plan(case.analysis, order, ratio, least, multiple)
-            model = rewrite(case.analysis.network.model, plan_edits(case.analysis, plan))
+            model = case.cut(plan)
         with self.clock.stage("measure"), self.engine(case) as engine:
             stopwatch = self.stopwatch(case, engine)
-            measured = stopwatch.compare(model)
+            measured = stopwatch.compare(case.finished(plan, model))
         if stopwatch.note:
             self.warn(stopwatch.note)
         if measured.ratio > 1 and not self.options.force:
@@ -220,10 +221,10 @@ class Pruner(Planner):
             stopwatch = self.stopwatch(case, engine)
             whole = case.whole()
             dense = self.dense(case, engine, stopwatch, whole)
+            del whole
             lowest = min(dense.dense_ms, dense.pruned_ms)
             if budget.spent(lowest, dense.dense_ms) <= 1 and case.constraints.allow_dense():
-                return self._uncut(case, budget, whole, dense)
-            del whole
+                return self._uncut(case, budget, dense)
             return self._searched(case, budget, stopwatch, dense, engine)
 
     def _searched(
@@ -247,7 +248,7 @@ class Pruner(Planner):
         loop = search(on.program, on.tables.fill, on.correction, on.stopwatch, budget, solver, self.listener)
         with self.clock.stage("search"):
             loop, trial = self._again(case, loop, loop.run(on.dense), on.dense)
-        model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
+        model = case.cut(trial.plan)
         return Outcome(trial.plan, model, trial.measured, loop.reason, Search.of(loop, trial, on.meter))
 
     def _warn_of_noise(self, outcome: Outcome, stopwatch: Stopwatch) -> None:
@@ -290,23 +291,23 @@ class Pruner(Planner):
             self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {self.device}, by the table")
             self.warn_of_rewriting(case)
             if budget.spent(dense.dense_ms, dense.dense_ms) <= 1 and case.constraints.allow_dense():
-                return self._uncut(case, budget, load(case.given)[1], dense)
+                return self._uncut(case, budget, dense)
             program = self.program(case, tables)
             stopwatch = self.stopwatch(case, meter.engine)
             solver = self.options.solver
             loop = Forecast(program, tables.fill, tables.correction(), stopwatch, budget, solver, self.listener)
             with self.clock.stage("search"):
                 loop, trial = self._again(case, loop, loop.run(dense), dense)
-        model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
+        model = case.cut(trial.plan)
         with self.clock.stage("measure"):
-            self._warn_of_foreseeing(case, model, loop, meter)
+            self._warn_of_foreseeing(case, case.finished(trial.plan, model), loop, meter)
         return Outcome(trial.plan, model, trial.measured, loop.reason, Search.of(loop, trial, meter))
 
     def _again(self, case: Case, loop: AnyLoop, trial: Trial, dense: Comparison) -> tuple[AnyLoop, Trial]:
         """Search again around the plan found, where that is asked for and weights stay as they are."""
         if case.held is None or self.options.recover:
             return loop, trial
-        return Again(case.held, prover(case.runtime), self.effort.rounds).run(loop, trial, dense)
+        return Again(case.analysis, case.held, prover(case.runtime), self.effort.rounds).run(loop, trial, dense)
 
     def _warn_of_foreseeing(self, case: Case, model: onnx.ModelProto, loop: Loop, meter: BorrowedMeter) -> None:
         """Say what was not measured; compare the two models here, which is worth something but no promise."""
@@ -324,12 +325,12 @@ class Pruner(Planner):
             f"here, on {place}, {here.dense_ms:.3g} ms became {here.pruned_ms:.3g} ms ({100 * here.ratio:.1f}%)"
         )
 
-    def _uncut(self, case: Case, budget: LatencyBudget, whole: onnx.ModelProto, dense: Comparison) -> Outcome:
+    def _uncut(self, case: Case, budget: LatencyBudget, dense: Comparison) -> Outcome:
         """The model as given if it meets the budget; else the rewritten one, which a runtime may fuse better."""
         plan, reason = dense_plan(case.analysis), f"the model meets --latency {budget.text} with nothing cut"
         self.warn(reason)
         if budget.spent(dense.dense_ms, dense.dense_ms) > 1:
-            return Outcome(plan, whole, dense, reason)
+            return Outcome(plan, case.cut(plan), dense, reason)
         return Outcome(plan, load(case.given)[1], dense.same(), reason)
 
     def _prove(self, case: Case, outcome: Outcome) -> Proof:
@@ -339,6 +340,16 @@ class Pruner(Planner):
         if not proof.varies:
             self.warn("the outputs do not depend on the inputs any more: this cut is too deep to be of use")
         return proof
+
+    def _finished(self, case: Case, outcome: Outcome, recovery: Recovery | None) -> onnx.ModelProto:
+        """The model to write: with what was recovered, and with the operators that a result has."""
+        model = recovery.model if recovery else outcome.model
+        finished = case.finished(outcome.plan, model)
+        if finished is not model:
+            with self.clock.stage("verify"):
+                given = [case.fit.first(case.fit.batch)] if case.fit else []
+                prove_same(case.analysis, model, finished, prover(case.runtime), given)
+        return finished
 
     def _recover(self, case: Case, outcome: Outcome) -> Recovery | None:
         """The model with its weights fitted anew, if there are inputs to fit to and something was cut."""
@@ -360,7 +371,7 @@ class Pruner(Planner):
         if options.output:
             save_model(result.model, options.output, external=external)
         if options.plan:
-            write_text(options.plan, json.dumps(result.plan))
+            write_plan(options.plan, result.plan, result.bases)
         if options.report:
             write_text(options.report, json.dumps(result.report.to_json(), indent=1))
 

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from onnx_mdp.errors import OptionError
-from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import load
 from onnx_mdp.latency.probe import find_grid
 from onnx_mdp.pipeline.case import Case, Planner
@@ -16,7 +15,7 @@ from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.reporting import Outcome, Search
 from onnx_mdp.pipeline.sides import Also, Place, Side, case_there
 from onnx_mdp.quantities import LatencyBudget
-from onnx_mdp.rewrite.plan import dense_plan, plan_edits
+from onnx_mdp.rewrite.plan import dense_plan
 from onnx_mdp.solve.problem import Status
 
 
@@ -58,7 +57,7 @@ def search_several(
         with planner.clock.stage("search"):
             trial = loop.run()
         _warn(planner, loop, trial)
-        model = rewrite(case.analysis.network.model, plan_edits(case.analysis, trial.plan))
+        model = case.cut(trial.plan)
         search = Search(
             trial.answer, trial.predicted[0], len(loop.trials), loop.solve_seconds, places[0].meter, case.scores.unit
         )
@@ -90,7 +89,7 @@ def _sides(planners: Sequence[Planner], places: Sequence[Place]) -> list[Side]:
         if sides:
             case, beside = place.case, sides[-1].program
             entries = (tables.tables, tables.levels, tables.sums)
-            program = Program(case.analysis, case.scores, *entries, case.constraints, beside)
+            program = Program(case.timed, case.scores, *entries, case.constraints, beside)
         else:
             program = planner.program(place.case, tables)
         sides.append(Side(place, program, tables.fill, tables.correction()))

@@ -19,10 +19,12 @@ from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.case import Case, Planner
 from onnx_mdp.pipeline.constraints import Constraints
 from onnx_mdp.pipeline.program import Program
-from onnx_mdp.pipeline.stages import analyze_or_refuse, prepare
+from onnx_mdp.pipeline.stages import prepare
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.streams import analyze_turned
 from onnx_mdp.quantities import LatencyBudget, parse_latency, parse_shapes
-from onnx_mdp.runtime.registry import open_runtime
+from onnx_mdp.runtime.registry import open_runtime, prover
+from onnx_mdp.streams.turn import turn
 
 _EXAMPLE = "write --also 'runtime=openvino latency=3ms' or --also 'shape=input:8x3x224x224 latency=60%'"
 _KEYS = ("latency", "runtime", "threads", "shape", "runtime-option")
@@ -125,12 +127,16 @@ def case_there(also: Also, planner: Planner, case: Case) -> Case:
         return replace(case, runtime=runtime)
     shapes = {**case.analysis.network.inputs, **parse_shapes(also.options.shape)}
     network = prepare(load(case.given)[1], shapes, lossless=also.options.lossless).network
-    analysis = analyze_or_refuse(network, also.options.lock, case.source.name)
+    turned = turn(network, prover(runtime), case.turned.bases) if case.turned else None
+    analysis = analyze_turned(network, turned, also.options.lock, case.source.name)
+    timed = turned.timed(analysis) if turned else analysis
     if _anatomy(analysis) != _anatomy(case.analysis):
         raise OptionError(f"{also.option}: at this shape the model has other groups or blocks; prune it for each shape")
     feeds = random_feeds(network.model, network.inputs, also.options.seed)
     constraints = Constraints(find_ties(analysis, also.options.tie))
-    return replace(case, analysis=analysis, runtime=runtime, feeds=feeds, constraints=constraints)
+    return replace(
+        case, turned=turned, analysis=analysis, timed=timed, runtime=runtime, feeds=feeds, constraints=constraints
+    )
 
 
 def _anatomy(analysis: Analysis) -> tuple[dict[str, int], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,13 @@ def masked_original(analysis: Analysis, plan: Plan) -> onnx.ModelProto:
     return masked(analysis.network.model, dropped, silenced, zero_codes(analysis.coupling))
 
 
-def to_json(analysis: Analysis, plan: Plan) -> dict[str, Any]:
+def to_json(analysis: Analysis, plan: Plan, streams: Sequence[str] = ()) -> dict[str, Any]:
     """The plan in the input model's names.
 
     `initializers` maps each cut weight to {axis: kept indices}; `removed_blocks` names the Add nodes whose residual
     branch goes. A weight that was copied for its uses stands once if all of them cut it alike; else every use stands on
-    its own, the further ones as `name::use1`, `name::use2` in graph order.
+    its own, the further ones as `name::use1`, `name::use2` in graph order. Named `streams` are rotated before, and
+    indices are in their new bases.
     """
     cuts = slices(analysis.coupling, factors(analysis, plan))
     return {
@@ -103,6 +104,7 @@ def to_json(analysis: Analysis, plan: Plan) -> dict[str, Any]:
         },
         "removed_blocks": list(plan.removed),
         "groups": plan.widths(),
+        **({"streams": list(streams)} if streams else {}),
     }
 
 

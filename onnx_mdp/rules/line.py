@@ -16,7 +16,7 @@ Clauses after the arrow:
     shape[2] = |c|           the parameter's element (an input's, or an attribute's) holds the size of c
     group = |g|              likewise for a scalar attribute
     zero x|w, b              the output is zero wherever (x or w) is zero and b is; `x?` asks only operands that
-                             carry the axis
+                             carry the axis; `_` is zero in any case
     nonzero w                the result is no number where w is zero
     over q|k c               c is summed over although an output or a bias carries it: exact where q or k is zero
     times y |c|^-0.5         what target y has to be multiplied with when c shrinks: a power of the ratio of sizes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from onnx_mdp.rules.registry import Refusal, View, operand, rule, spell
 
 
@@ -88,12 +90,13 @@ def shape(view: View) -> str:
 
 @rule("ConstantOfShape")
 def constant_of_shape(view: View) -> str | Refusal:
-    """A new tensor whose axes have the sizes in its input."""
+    """A new tensor whose axes have the sizes in its input; mostly one of zeros."""
     values = view.ints(0)
     if values is None:
         return Refusal("its shape is computed from data")
     names = spell(len(values))
-    return f"shape -> {operand('y', names)}{_elements('shape', values, names, ())}"
+    zero = "" if np.any(view.attr("value", 0.0)) else "; zero _"
+    return f"shape -> {operand('y', names)}{_elements('shape', values, names, ())}{zero}"
 
 
 @rule("DepthToSpace", why="blocks of pixels lie along it", zero="x")

@@ -12,7 +12,8 @@ from onnx_mdp.errors import OptionError
 if find_spec("torch") is None:
     raise OptionError("onnx_mdp.torch: PyTorch is not installed: pip install 'onnx-mdp[torch]'")
 
+from onnx_mdp.torch.cut import apply_plan
 from onnx_mdp.torch.module import OnnxModule, to_module
 from onnx_mdp.torch.write_back import write_back
 
-__all__ = ["OnnxModule", "to_module", "write_back"]
+__all__ = ["OnnxModule", "apply_plan", "to_module", "write_back"]

@@ -18,7 +18,7 @@ import torch
 from onnx_mdp.errors import ModelError
 from onnx_mdp.graph.network import Node, read_node
 from onnx_mdp.graph.stored import constants
-from onnx_mdp.torch.registry import Call, Operator, find_operator
+from onnx_mdp.torch.operators import Call, Operator, find_operator
 from onnx_mdp.torch.tensors import to_torch
 
 Values = dict[str, torch.Tensor]

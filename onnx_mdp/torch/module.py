@@ -1,10 +1,10 @@
 """A model as a module of PyTorch, whose parameters are its weights under their own names.
 
 Trained is every float tensor that the model stores and that a gradient reaches through an operator's operand, but for
-what is plainly no weight: single numbers outside of a layer's own operands (the 0.5 of a GELU), masks (zeros and large
-negative numbers) and running statistics. Those are buffers, and so are tables of other types; running statistics alone
-are part of the `state_dict` beside the parameters. Vectors and single numbers of integers are the graph's structure,
-and belong to neither.
+what is plainly no weight: outside of a layer's own operands single numbers (the 0.5 of a GELU) and tables of different
+whole numbers (masks, anchors, positions), and running statistics everywhere. Those are buffers, and so are tables of
+other types; running statistics alone are part of the `state_dict` beside the parameters. Vectors and single numbers of
+integers are the graph's structure, and belong to neither.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import onnx
 import torch
 from onnx.inliner import inline_local_functions
 
-import onnx_mdp.torch.operators  # noqa: F401 (registers them)
 from onnx_mdp.errors import InputError, UnknownNameError
 from onnx_mdp.graph.stored import stored
 from onnx_mdp.graph.weights import FLOATS
 from onnx_mdp.torch.body import Body, prepare, run
 from onnx_mdp.torch.names import state_keys
-from onnx_mdp.torch.registry import Operator
+from onnx_mdp.torch.operators import Operator
 from onnx_mdp.torch.tensors import DTYPES, to_torch
 
-_MASKED = -100.0  # a mask adds at most this to what it hides
 _INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 
 
@@ -122,9 +120,8 @@ def _kind(values: torch.Tensor, readers: Collection[tuple[Operator, int]], is_fl
     if any(position in operator.weights for operator, position in readers):
         return "weight" if is_float else "constant"
     reached = any(operator.trains(position) for operator, position in readers)
-    return "weight" if is_float and reached and values.numel() > 1 and not _is_mask(values) else "constant"
+    return "weight" if is_float and reached and values.numel() > 1 and not _is_table(values) else "constant"
 
 
-def _is_mask(values: torch.Tensor) -> bool:
-    hidden = values <= _MASKED
-    return bool(hidden.any() and (hidden | (values == 0)).all())
+def _is_table(values: torch.Tensor) -> bool:
+    return bool((values == values.round()).all() and values.min() != values.max())

@@ -316,6 +316,8 @@ def test_readme_commands_run(
     missing = remedy(words[words.index("--runtime") + 1]) if "--runtime" in words else ""
     if missing:
         pytest.skip(missing)
+    if "taylor" in words and find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed: pip install 'onnx-mdp[torch]'")
     if "--plot" in words and find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed: pip install 'onnx-mdp[plot]'")
     monkeypatch.chdir(tmp_path)

@@ -25,6 +25,9 @@ Score = Callable[[Analysis, np.ndarray], Scores]
 
 @pytest.fixture(params=[name for name in scorer_names() if name != "auto"])
 def score(request: pytest.FixtureRequest, runtime: Runtime) -> Score:
+    if request.param == "taylor":
+        pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'onnx-mdp[torch]'")
+
     def run(analysis: Analysis, x: np.ndarray) -> Scores:
         (name,) = analysis.network.inputs
         inputs = load_inputs({name: x}, (InputSpec(name, x.dtype, x.shape[1:], None),))
@@ -103,7 +106,7 @@ def test_activation_sees_what_the_inputs_use(runtime: Runtime) -> None:
 
 def test_choosing_a_scorer(runtime: Runtime) -> None:
     analysis = analysis_of(dead_unit_model(0))
-    with pytest.raises(OptionError, match="choose from magnitude, activation, reconstruction, auto"):
+    with pytest.raises(OptionError, match="choose from magnitude, activation, taylor, reconstruction, auto"):
         make_scorer("taylor2", analysis, None, runtime, lambda done, total: None)
     with pytest.raises(OptionError, match="needs calibration inputs: add --inputs"):
         make_scorer("activation", analysis, None, runtime, lambda done, total: None)

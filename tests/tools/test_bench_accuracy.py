@@ -109,3 +109,12 @@ def test_a_model_is_pruned_in_a_process_of_its_own(tmp_path: Path, capsys: pytes
     again = capsys.readouterr()
     assert again.out == first.out
     assert again.err == ""
+
+
+def test_gradients_are_left_out_where_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_accuracy, "find_spec", lambda name: None)
+    options = bench_accuracy.parse(["--variants", "magnitude,taylor"])
+    assert options.variants == ["magnitude"]
+    assert "taylor is left out: PyTorch is not installed" in capsys.readouterr().err

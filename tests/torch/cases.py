@@ -213,6 +213,8 @@ def indices() -> Iterator[Case]:
     for more in ({}, {"sampling_ratio": 2}, {"coordinate_transformation_mode": "output_half_pixel"}):
         yield Case("RoiAlign", [x(2, 3, 10, 12), rois, i(0, 1, 1)], {**sized, "spatial_scale": 0.7, **more})
     yield Case("RoiAlign", [x(2, 3, 10, 12), rois, i(0, 1, 1)], {**sized, "spatial_scale": 0.7}, opset=10)
+    yield Case("RoiAlign", [x(2, 3, 10, 12), rois, i(0, 1, 1)], {**sized, "mode": "max"}, stored=(1,))
+    yield Case("RoiAlign", [x(2, 3, 10, 12), rois[:0], i()], sized, stored=(1,))
 
 
 def windows() -> Iterator[Case]:

@@ -39,7 +39,9 @@ def node_errors(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[st
         with torch.no_grad():
             found = run(body, values, training=False)
         pairs = zip(outputs, found, strict=True)
-        errors[f"{step.node.op} {step.node.name}"] = max(_error(known[name], value.numpy()) for name, value in pairs)
+        errors[f"{step.node.op} {step.node.name}"] = max(
+            _error(known[name], value.detach().numpy()) for name, value in pairs
+        )
     return errors
 
 

@@ -29,6 +29,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "magnitude": {"importance": "magnitude"},
     "activation": {"importance": "activation"},
+    "taylor": {"importance": "taylor"},
     "no recovery": {"recover": False},
     "no blocks": {"max_removed": 0},
     "no currency": {"effort": "fast"},

@@ -1,6 +1,6 @@
-"""The operators, a family a file; importing this registers them all."""
+"""What each operator computes in PyTorch, a family a file; importing this registers them all."""
 
-from onnx_mdp.torch.operators import (  # noqa: F401  # noqa: F401
+from onnx_mdp.torch.operators import (  # noqa: F401 (each registers its operators)
     attention,
     control,
     detect,
@@ -16,3 +16,6 @@ from onnx_mdp.torch.operators import (  # noqa: F401  # noqa: F401
     reduce,
     sample,
 )
+from onnx_mdp.torch.registry import Call, Operator, find_operator, registered
+
+__all__ = ["Call", "Operator", "find_operator", "registered"]

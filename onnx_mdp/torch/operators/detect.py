@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -62,37 +63,49 @@ def _area(boxes: Tensor) -> Tensor:
 
 @operator("RoiAlign", fixed=(1, 2))
 def _roi_align(call: Call, x: Tensor, rois: Tensor, batches: Tensor) -> Tensor:
-    """Means, or maxima, over points that lie regularly in each cell of each region."""
+    """Means, or maxima, over points that lie regularly in each cell of each region.
+
+    Regions with equally many points are cut out together. As in torchvision, no gradient passes through their corners.
+    """
     default = "half_pixel" if call.opset >= 16 else "output_half_pixel"
     half = call.attr("coordinate_transformation_mode", default) == "half_pixel"
     cells = call.attr("output_height", 1), call.attr("output_width", 1)
-    found = [_region(call, x[b], roi, cells, half) for roi, b in zip(rois, batches.tolist(), strict=True)]
-    return torch.stack(found) if found else x.new_zeros((0, x.shape[1], *cells))
+    corners = (rois.detach() * call.attr("spatial_scale", 1.0) - (0.5 if half else 0.0))[:, [1, 0, 3, 2]]
+    sizes = corners[:, 2:] - corners[:, :2] if half else (corners[:, 2:] - corners[:, :2]).clamp(min=1)
+    steps = sizes / torch.tensor(cells, device=x.device)
+    samples = call.attr("sampling_ratio", 0)
+    counts = torch.full_like(steps, samples) if samples else steps.ceil().clamp(min=1)
+    result = x.new_zeros((len(rois), x.shape[1], *cells))
+    for count in torch.unique(counts, dim=0):
+        rows = torch.nonzero((counts == count).all(1))[:, 0]
+        points = [
+            _points(corners[rows, axis], steps[rows, axis], cells[axis], n)
+            for axis, n in enumerate(count.long().tolist())
+        ]
+        found = _regions(x, points, batches[rows].long(), cells, call.attr("mode", "avg"))
+        result = result.index_copy(0, rows, found)
+    return result
 
 
-def _region(call: Call, image: Tensor, roi: Tensor, cells: tuple[int, int], half: bool) -> Tensor:
-    scaled = roi.float() * call.attr("spatial_scale", 1.0) - (0.5 if half else 0.0)
-    left, top, right, bottom = scaled.tolist()
-    height, width = bottom - top, right - left
-    if not half:
-        height, width = max(height, 1.0), max(width, 1.0)
-    ys = _points(top, height / cells[0], cells[0], call.attr("sampling_ratio", 0))
-    xs = _points(left, width / cells[1], cells[1], call.attr("sampling_ratio", 0))
-    parts = [
-        image[:, y][:, :, x] * (wy[:, None] * wx).to(image)
-        for y, wy in _around(ys, image.shape[1])
-        for x, wx in _around(xs, image.shape[2])
-    ]
-    shape = (len(image), cells[0], len(ys) // cells[0], cells[1], len(xs) // cells[1])
-    if call.attr("mode", "avg") == "max":  # of the weighted neighbors, not of the points between them
-        return torch.stack(parts).amax(0).reshape(shape).amax((2, 4))
-    return torch.stack(parts).sum(0).reshape(shape).mean((2, 4))
+def _points(starts: Tensor, steps: Tensor, cells: int, count: int) -> Tensor:
+    """As many places as asked in each cell, for each region."""
+    inside = (torch.arange(cells * count, device=starts.device) + 0.5) / count
+    return starts[:, None] + steps[:, None] * inside
 
 
-def _points(start: float, cell: float, cells: int, samples: int) -> Tensor:
-    """Places along an axis: as many in each cell as asked for, or one for each element that it covers."""
-    count = samples or max(-int(-cell // 1), 1)
-    return start + cell * (torch.arange(cells * count) + 0.5) / count
+def _regions(x: Tensor, points: list[Tensor], batches: Tensor, cells: tuple[int, int], mode: str) -> Tensor:
+    """Each cell's mean of what lies between the elements around its points, or the largest share of one of these."""
+    channels, height, width = x.shape[1:]
+    flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    parts = []
+    for (y, at_y), (z, at_z) in itertools.product(_around(points[0], height), _around(points[1], width)):
+        places = (batches[:, None, None] * height + y[:, :, None]) * width + z[:, None, :]
+        weights = (at_y[:, :, None] * at_z[:, None, :]).unsqueeze(-1)
+        parts.append(flat.index_select(0, places.reshape(-1)).reshape(*places.shape, channels) * weights.to(x.dtype))
+    shape = (len(batches), cells[0], -1, cells[1], points[1].shape[1] // cells[1], channels)
+    if mode == "max":
+        return torch.stack(parts).amax(0).reshape(shape).amax((2, 4)).permute(0, 3, 1, 2)
+    return torch.stack(parts).sum(0).reshape(shape).mean((2, 4)).permute(0, 3, 1, 2)
 
 
 def _around(places: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:

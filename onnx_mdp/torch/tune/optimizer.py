@@ -14,7 +14,7 @@ import torch
 
 from onnx_mdp.errors import OptionError
 
-_RATES = {"adamw": 0.02, "sgd": 0.01}
+_RATES = {"adamw": 0.01, "sgd": 0.01}
 _VECTOR = 0.05  # what stands for a vector's root mean square: the usual one of matrices
 _LEAST = 1e-3  # a matrix of zeros is trained as well
 

@@ -1,0 +1,93 @@
+"""Rotating the streams of the model at hand, and what of that a plan file holds."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_mdp.errors import OptionError, PlanError
+from onnx_mdp.graph.network import Network
+from onnx_mdp.graph.save import write_bytes, write_text
+from onnx_mdp.graph.shapes import declared_inputs
+from onnx_mdp.groups.find import Analysis, analyze
+from onnx_mdp.inputs.base import Inputs, InputSpec
+from onnx_mdp.inputs.load import SYNTHETIC, Reading, load_inputs
+from onnx_mdp.pipeline.stages import analyze_or_refuse
+from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.streams.turn import Bases, Turned, turn
+
+STREAMS = ("auto", "rotate", "keep")
+_SAMPLES = 128  # inputs to take directions from: each has as many rows as it has tokens
+
+
+def check_streams(name: str) -> None:
+    """Fail early on what streams cannot be done to.
+
+    Raises:
+        OptionError: it is none of `STREAMS`.
+    """
+    if name not in STREAMS:
+        raise OptionError(f"--streams {name}: choose from {', '.join(STREAMS)}")
+
+
+def rotate(network: Network, runtime: Runtime, inputs: Inputs | None, seed: int) -> Turned | None:
+    """The network with its streams rotated to their directions over inputs; None where no stream can be."""
+    chosen = _made_up(network, seed) if inputs is None else inputs.take(0, max(_SAMPLES, inputs.batch))
+    found = turn(network, runtime, chosen)
+    return found if found.streams else None
+
+
+def _made_up(network: Network, seed: int) -> Inputs:
+    """Inputs for who has none."""
+    declared = declared_inputs(network.model.graph)
+    specs = tuple(
+        InputSpec(name, np.dtype(elem), network.inputs[name][1:], dims[0] if dims else None)
+        for name, (elem, dims) in declared.items()
+    )
+    return load_inputs(SYNTHETIC, specs, Reading(samples=_SAMPLES, seed=seed))
+
+
+def analyze_turned(network: Network, turned: Turned | None, locks: tuple[str, ...], name: str) -> Analysis:
+    """The analysis of a network, of the turned one where there is one."""
+    if turned is None:
+        return analyze_or_refuse(network, locks, name)
+    return analyze(turned.coupling.network, locks, turned.coupling, turned.empty)
+
+
+def write_plan(path: Path, plan: Mapping[str, Any], bases: Bases) -> None:
+    """Write a plan, and beside it the bases of the streams that its indices are in, if it has any."""
+    if not bases:
+        write_text(path, json.dumps(plan))
+        return
+    beside = path.with_suffix(".streams.npz")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, basis in bases.items():
+            values = io.BytesIO()
+            np.save(values, basis)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), values.getvalue())  # dated alike: the same bytes each time
+    write_bytes(beside, packed.getvalue())
+    write_text(path, json.dumps({**plan, "bases": beside.name}))
+
+
+def read_bases(path: Path, plan: Mapping[str, Any]) -> Bases:
+    """The bases that a plan's indices are in; none where it rotates nothing.
+
+    Raises:
+        PlanError: the file that the plan names is not there, or holds something else.
+    """
+    if not plan.get("streams"):
+        return {}
+    file = path.parent / str(plan.get("bases", ""))
+    try:
+        with np.load(file) as found:
+            bases = {name: found[name] for name in plan["streams"]}
+    except (OSError, KeyError, ValueError) as error:
+        raise PlanError(f"{file}: no bases of the plan's streams ({error}); they are written beside {path}") from error
+    return bases

@@ -1,0 +1,91 @@
+"""Linear maps along a factor, wherever in an axis it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnx_mdp.axes.terms import Factor, Prod, Sum, Term, leaves, size
+from onnx_mdp.graph.shapes import Array
+
+Widths = Mapping[Factor, int]
+
+
+def along(values: Array, axis: int, term: Term, factor: Factor, matrix: Array, widths: Widths | None = None) -> Array:
+    """The values with a square matrix applied to the positions of a factor on one axis; in double precision.
+
+    `widths` are the sizes of factors that are not whole.
+    """
+    moved = np.moveaxis(np.asarray(values, np.float64), axis, -1)
+    return np.moveaxis(_last(moved, term, factor, matrix, widths or {}), -1, axis)
+
+
+def _last(values: Array, term: Term, factor: Factor, matrix: Array, widths: Widths) -> Array:
+    if term is factor:
+        return np.asarray(values @ matrix.T)
+    if isinstance(term, Sum):
+        ends = np.cumsum([size(part, widths) for part in term.parts])
+        parts = np.split(values, ends[:-1], axis=-1)
+        turned = [_last(p, t, factor, matrix, widths) for p, t in zip(parts, term.parts, strict=True)]
+        return np.concatenate(turned, axis=-1)
+    if isinstance(term, Prod) and factor in leaves(term):
+        sizes = [size(part, widths) for part in term.parts]
+        grid = values.reshape(*values.shape[:-1], *sizes)
+        for i, part in enumerate(term.parts):
+            if factor in leaves(part):
+                place = i - len(sizes)
+                grid = np.moveaxis(_last(np.moveaxis(grid, place, -1), part, factor, matrix, widths), -1, place)
+        return grid.reshape(values.shape)
+    return values
+
+
+def instances(term: Term, factor: Factor) -> Array:
+    """The positions of every occurrence of a factor on an axis; (occurrences, units)."""
+    if term is factor:
+        return np.arange(factor.size)[None]
+    if isinstance(term, Sum):
+        starts = np.cumsum([0] + [part.size for part in term.parts[:-1]])
+        found = [start + instances(part, factor) for start, part in zip(starts, term.parts, strict=True)]
+        return np.concatenate(found)
+    if isinstance(term, Prod) and factor in leaves(term):
+        place = next(i for i, part in enumerate(term.parts) if factor in leaves(part))
+        grid = np.moveaxis(np.arange(term.size).reshape([part.size for part in term.parts]), place, -1)
+        return grid.reshape(-1, grid.shape[-1])[:, instances(term.parts[place], factor)].reshape(-1, factor.size)
+    return np.empty((0, factor.size), np.int64)
+
+
+def centering(width: int) -> Array:
+    """The matrix that subtracts the mean."""
+    return np.eye(width) - 1 / width
+
+
+def reflection(width: int) -> Array:
+    """The reflection between the last unit vector and the direction of all ones; symmetric and orthogonal.
+
+    It takes vectors whose last element is zero to vectors of zero mean.
+    """
+    vector = np.full(width, -1 / np.sqrt(width))
+    vector[-1] += 1
+    norm = vector @ vector
+    return np.eye(width) - (2 / norm) * np.outer(vector, vector) if norm > 0 else np.eye(width)
+
+
+def principal(moment: Array, *, centered: bool) -> Array:
+    """The principal directions of a second moment as rows, the strongest first.
+
+    With `centered` the last row is the direction of all ones, and the others are orthogonal to it.
+    """
+    width = len(moment)
+    if not centered:
+        return _directions(moment)
+    inner = reflection(width)[:-1]  # an orthonormal basis of the vectors of zero mean
+    rows = _directions(inner @ moment @ inner.T) @ inner
+    return np.vstack([rows, np.full(width, width**-0.5)])
+
+
+def _directions(moment: Array) -> Array:
+    _, vectors = np.linalg.eigh(moment)
+    rows = vectors.T[::-1]
+    signs = np.sign(rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)])  # eigenvectors have no sign of their own
+    return np.asarray(rows * signs[:, None])

@@ -1,0 +1,85 @@
+"""What is known of a stream: how its tensors and weights follow a rotation of it.
+
+Every tensor that carries the axis is, up to the rotation, a stream vector u that is scaled and shifted: s u + t. A
+residual stream itself has neither; a normalization's result has its scale and bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnx_mdp.axes.terms import Factor
+from onnx_mdp.graph.network import Node
+from onnx_mdp.graph.shapes import Array
+from onnx_mdp.groups.couple import Freeze
+
+CENTERING = "LayerNormalization"
+Member = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a tensor is beside the stream vector: multiplied with `scale`, then shifted by `shift`; None for neither."""
+
+    scale: Array | None = None
+    shift: Array | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the stream vector itself."""
+        return self.scale is None and self.shift is None
+
+
+PLAIN = Side()
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is done to a weight before it is rotated: it is multiplied, and what writes to the stream loses its mean."""
+
+    scale: Array | None = None
+    writes: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A stream that can be rotated, in a network in normal form.
+
+    Attributes:
+        factor: the axis.
+        members: (initializer, axis) pairs to rotate, with what to do before.
+        norms: the normalizations over it, in graph order.
+        centerings: nodes that subtract the mean of what they read; the stream needs none then.
+        centered: whether the stream's own mean does not matter, as all normalizations subtract it.
+        shifts: product -> the shift of what it reads, to be added to its result.
+        folded: nodes that matrices absorb -> the data they read.
+        spelled: tensors that have to be had in the basis they were in, with their sides; by a matrix of their own.
+        inside: those of them that write to the stream.
+        reads: tensors that products read of it, and on which of their axes it lies.
+        added: normalizations -> what is added to the stream vector they make, as something shifts its positions.
+    """
+
+    factor: Factor
+    members: dict[Member, Before] = field(default_factory=dict)
+    norms: list[Node] = field(default_factory=list)
+    centerings: list[Node] = field(default_factory=list)
+    centered: bool = False
+    shifts: dict[int, Array] = field(default_factory=dict)
+    folded: dict[int, str] = field(default_factory=dict)
+    spelled: dict[str, Side] = field(default_factory=dict)
+    inside: frozenset[str] = frozenset()
+    reads: dict[str, int] = field(default_factory=dict)
+    added: dict[int, Array] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Number of its units."""
+        return self.factor.size
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A normalized stream that cannot be rotated, and why."""
+
+    factor: Factor
+    freeze: Freeze

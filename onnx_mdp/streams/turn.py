@@ -1,0 +1,190 @@
+"""Rotates the streams of a network to their principal directions, and brings what is cut back to the operators it had.
+
+Principal directions of normalized activations as the basis of a residual stream, so that slices of it can be deleted:
+SliceGPT (ICLR 2024), section 3. Here normalizations that subtract a mean keep their operators: of a stream cut to k
+units one, the last, is always zero, and a fixed reflection takes such vectors to those of zero mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnx_mdp.axes.terms import Factor, Term
+from onnx_mdp.graph.network import Network, read_network
+from onnx_mdp.graph.shapes import Array
+from onnx_mdp.graph.weights import array, put
+from onnx_mdp.groups.couple import Coupling, couple
+from onnx_mdp.groups.find import Analysis
+from onnx_mdp.inputs.base import Inputs
+from onnx_mdp.rewrite.plan import Plan, factors
+from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.statistics.walk import Walk
+from onnx_mdp.streams.basis import along, instances, principal, reflection
+from onnx_mdp.streams.find import find_streams
+from onnx_mdp.streams.fold import MEAN_FREE, fold, own_operands
+from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
+
+_BYTES = 128 << 20  # of activations of one batch that are looked at together
+Bases = Mapping[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """A network whose streams have their principal directions as units, strongest first.
+
+    Attributes:
+        coupling: of the network that computes.
+        streams: its streams, by the name of their first weight.
+        marks: results of normalizations that subtract a mean in a result, and need not in `network`.
+        bases: by stream, the rows that its units are in the basis it had: what a plan file has to hold.
+        fixed: the normalized streams that were left alone.
+    """
+
+    coupling: Coupling
+    streams: Mapping[str, Stream]
+    marks: frozenset[str]
+    bases: Bases
+    fixed: tuple[Fixed, ...] = ()
+
+    @property
+    def empty(self) -> frozenset[Member]:
+        """The (initializer, axis) pairs of which the last unit is always zero, and has to stay."""
+        return frozenset(
+            m for stream in self.streams.values() if _is_marked(stream, self.marks) for m in stream.members
+        )
+
+    def timed(self, analysis: Analysis) -> Analysis:
+        """The analysis over a network with the operators of a result: its numbers are wrong, its latency right."""
+        network = analysis.network
+        model = onnx.ModelProto()
+        model.CopyFrom(network.model)
+        for node in _marked(model, self.marks):
+            node.op_type = CENTERING
+        nodes = [replace(n, op=CENTERING) if _is_mark(n.op, n.outputs, self.marks) else n for n in network.nodes]
+        return replace(
+            analysis, coupling=replace(analysis.coupling, network=replace(network, model=model, nodes=tuple(nodes)))
+        )
+
+    def restored(self, analysis: Analysis, plan: Plan, model: onnx.ModelProto) -> onnx.ModelProto:
+        """A cut model with the normalizations that the original has; it computes the same.
+
+        A model that has them already is returned as it is.
+        """
+        if not any(True for _ in _marked(model, self.marks)):
+            return model
+        widths = {factor: len(kept) for factor, kept in factors(analysis, plan).items()}
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
+        for stream in self.streams.values():
+            if _is_marked(stream, self.marks):
+                _apply(tensors, stream, self.coupling.axes, reflection(widths.get(stream.factor, stream.width)), widths)
+        for node in _marked(copy, self.marks):
+            node.op_type = CENTERING
+        return copy
+
+
+def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases) -> Turned:
+    """The network with every stream that allows it rotated to its principal directions over some inputs.
+
+    Args:
+        network: in normal form; its model is left as it is.
+        runtime: what it runs on.
+        inputs: to take the directions from; or the bases of a turned network, to turn this one likewise.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    own_operands(model)
+    before = couple(read_network(model, network.inputs))
+    found, fixed = find_streams(before)
+    marks = frozenset(node.outputs[0] for stream in found for node in stream.norms if node.op == CENTERING)
+    if not found:
+        return Turned(couple(network), {}, marks, {}, fixed)
+    folded = read_network(fold(before, found), network.inputs)
+    marks = frozenset(_renamed(folded, marks))
+    coupling = couple(folded)
+    streams = {next(iter(stream.members))[0]: stream for stream in find_streams(coupling)[0]}
+    bases = inputs if isinstance(inputs, Mapping) else _principal(coupling, streams, marks, inputs, runtime)
+    tensors = {tensor.name: tensor for tensor in folded.model.graph.initializer}
+    for name, stream in streams.items():
+        _apply(tensors, stream, coupling.axes, bases[name], {})
+    return Turned(coupling, streams, marks, {name: bases[name] for name in streams}, fixed)
+
+
+def _renamed(network: Network, marks: Iterable[str]) -> Iterator[str]:
+    """The results of normalizations by the names that a fold gave them."""
+    for name in marks:
+        names = (name, f"{name}/unshifted", f"{name}/stream")
+        yield next(n for n in names if n in network.producers and network.producers[n].op == MEAN_FREE)
+
+
+def _is_mark(op: str, outputs: Sequence[str], marks: frozenset[str]) -> bool:
+    return op == MEAN_FREE and not marks.isdisjoint(outputs)
+
+
+def _marked(model: onnx.ModelProto, marks: frozenset[str]) -> Iterator[onnx.NodeProto]:
+    return (node for node in model.graph.node if _is_mark(node.op_type, node.output, marks))
+
+
+def _is_marked(stream: Stream, marks: frozenset[str]) -> bool:
+    return any(not marks.isdisjoint(node.outputs) for node in stream.norms)
+
+
+def _apply(
+    tensors: Mapping[str, onnx.TensorProto],
+    stream: Stream,
+    axes: Mapping[str, Sequence[Term]],
+    matrix: Array,
+    widths: Mapping[Factor, int],
+) -> None:
+    """Rotate all of a stream's weights that are there."""
+    for name, axis in stream.members:
+        if name in tensors:
+            before = array(tensors[name])
+            after = along(before, axis, axes[name][axis], stream.factor, matrix, widths)
+            put(tensors[name], np.asarray(after, before.dtype), name)
+
+
+def _principal(
+    coupling: Coupling, streams: Mapping[str, Stream], marks: frozenset[str], inputs: Inputs, runtime: Runtime
+) -> dict[str, Array]:
+    """The principal directions of each stream: of what matrices read of it, every row at the same length."""
+    moments = {name: np.zeros((stream.width, stream.width)) for name, stream in streams.items()}
+    walk = Walk(coupling.network.model, inputs, runtime, 0)
+    owners = {tensor: name for name, stream in streams.items() for tensor in stream.reads}
+    for names in _parted(coupling.network, list(owners)):
+        for batch in walk.run(names):
+            for tensor in names:
+                stream = streams[owners[tensor]]
+                axis = stream.reads[tensor]
+                places = instances(coupling.axes[tensor][axis], stream.factor)
+                rows = np.moveaxis(batch[tensor], axis, -1)[..., places].reshape(-1, stream.width)
+                moments[owners[tensor]] += _moment(rows)
+    return {name: principal(moment, centered=_is_marked(streams[name], marks)) for name, moment in moments.items()}
+
+
+def _moment(rows: Array) -> Array:
+    """The mean of x x^T over rows of unit length; rows of zeros say nothing."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = rows[lengths[:, 0] > 0] / lengths[lengths > 0][:, None]
+    return np.asarray(unit.T @ unit, np.float64) / max(len(unit), 1)
+
+
+def _parted(network: Network, names: Sequence[str]) -> Iterator[list[str]]:
+    """Tensors to look at together."""
+    part: list[str] = []
+    size = 0
+    for name in names:
+        own = 4 * math.prod(network.shapes[name])
+        if part and size + own > _BYTES:
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += own
+    if part:
+        yield part
