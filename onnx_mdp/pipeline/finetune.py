@@ -108,7 +108,9 @@ class _Finetuner:
             result = tuned.model if kept and tuned.model is not None else proto
             _verify(result, source)
         if not kept:
-            self.warn("training did no good on held-out inputs: the model is as it was; give more --inputs")
+            ended = f" (ended by {tuned.log.ended})" if tuned.log.ended else ""
+            remedy = "give more --inputs, or a lower --lr"
+            self.warn(f"training did no good on held-out inputs{ended}: the model is as it was; {remedy}")
         report = self._report(tuned, before, after if kept else before, kept=kept)
         self._write(result, report, external=source.external)
         return FinetuneResult(result, report)

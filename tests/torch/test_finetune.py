@@ -213,12 +213,14 @@ def fixed(batch: int) -> onnx.ModelProto:
 @pytest.mark.parametrize("make", [fixed, residual])
 def test_a_fixed_batch_is_trained_as_it_can_be(make: Callable[[int], onnx.ModelProto]) -> None:
     dense = make(2)
-    result = onnx_mdp.finetune(perturbed(dense), dense=dense, inputs=samples(101), **{**QUICK, "batch": 9})
+    result = onnx_mdp.finetune(
+        perturbed(dense), dense=dense, inputs=samples(101), **{**QUICK, "batch": 9, "epochs": 12}
+    )
     assert result.report["after"]["divergence"] < result.report["before"]["divergence"]
     assert [text.startswith("the graph fixes its batch to 2") for text in result.report["warnings"]] == (
         [True] if make is fixed else []
     )
-    assert result.report["steps"] == 4 * ((100 - 10) // (8 if make is fixed else 9))
+    assert result.report["steps"] == 12 * ((100 - 10) // (8 if make is fixed else 9))
 
 
 def test_the_command_trains_and_says_so(
@@ -283,3 +285,11 @@ def test_models_that_cannot_be_trained_are_named() -> None:
     strange = build_model([onnx.helper.make_node("Det", ["x"], ["y"])], {"x": ("N", 4, 4)}, ["y"], {})
     with pytest.raises(ModelError, match=r"operator Det of opset 18 has no form in PyTorch here"):
         onnx_mdp.finetune(strange, dense=strange, **{**options, "inputs": samples(64, (4, 4))})
+
+
+def test_without_pytorch_the_error_names_the_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["finetune", "cut.onnx", "--dense", "dense.onnx", "--inputs", "x.npy"]) == 1
+    assert capsys.readouterr().err == "error: finetune: PyTorch is not installed: pip install 'onnx-mdp[torch]'\n"

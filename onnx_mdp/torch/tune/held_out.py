@@ -12,6 +12,7 @@ from onnx_mdp.errors import OptionError
 from onnx_mdp.inputs.base import Array, Column, Inputs
 from onnx_mdp.runtime.base import Feeds
 
+_RUN = 64  # inputs at a time, where the model leaves that free
 _FITTED = 256  # inputs that scales and temperatures are taken from
 
 
@@ -58,7 +59,7 @@ class HeldOut:
     def score(self, run: Callable[[Feeds], Sequence[Array]]) -> Score:
         """The score of what computes the outputs from feeds."""
         total, right, start = 0.0, 0, 0
-        for feeds in self.inputs.batches():
+        for feeds in self.inputs.batches(_RUN):
             places = np.arange(start, start + len(next(iter(feeds.values()))))
             start += len(places)
             reference, found = [column[places] for column in self.dense.values()], run(feeds)

@@ -15,6 +15,8 @@ from onnx_mdp.inputs.stored import Spool
 from onnx_mdp.runtime.base import Session
 from onnx_mdp.torch.module import OnnxModule
 
+_RUN = 64  # inputs at a time, where the model leaves that free
+
 
 def learnable(session: Session, inputs: Inputs, names: Sequence[str]) -> list[str]:
     """The outputs that are floats with a row for each input.
@@ -34,7 +36,7 @@ def learnable(session: Session, inputs: Inputs, names: Sequence[str]) -> list[st
 def keep_outputs(session: Session, inputs: Inputs, names: Sequence[str]) -> dict[str, Column]:
     """What a model computes of all inputs, in their order, in temporary files."""
     spools: dict[str, Spool] = {}
-    for feeds in inputs.batches():
+    for feeds in inputs.batches(_RUN):
         for name, values in zip(names, session.run(feeds, list(names)), strict=True):
             spools.setdefault(name, Spool(values.dtype)).append(values)
     return {name: spool.column() for name, spool in spools.items()}

@@ -168,10 +168,12 @@ class Trainer:
         order = rng.permutation(course.inputs.count)
         losses: list[float] = []
         for start in range(0, course.steps * course.batch, course.batch):
-            losses.append(self._step(order[start : start + course.batch], rng))
-            if not math.isfinite(losses[-1]):
-                self.log.ended = f"the loss is not finite in step {self.log.steps}: give a lower --lr"
-            if self.log.ended or self.pace.is_over:
+            loss = self._step(order[start : start + course.batch], rng)
+            if not math.isfinite(loss):
+                self.log.ended = f"a loss that is not finite in step {self.log.steps + 1}"
+                break
+            losses.append(loss)
+            if self.pace.is_over:
                 break
         return losses
 
@@ -212,7 +214,7 @@ class Trainer:
             if score.beats(self.best.score):
                 state = {name: values.detach().cpu().clone() for name, values in module.state_dict().items()}
                 self.best = Best(score, state, self.log.epochs, averaged)
-        best, loss = self.best, float(np.mean(losses))
+        best, loss = self.best, math.fsum(losses) / max(len(losses), 1)
         self.log.seconds = self.pace.elapsed
         facts = {"epoch": self.log.epochs, "seconds": self.log.seconds, "loss": loss, "best": asdict(best.score)}
         self.log.history.append({**facts, "lr": self.schedule.get_last_lr()[0]})
