@@ -79,7 +79,7 @@ class _Finetuner:
     def __init__(self, options: FinetuneOptions, listener: Listener, labels: LabelsLike | None) -> None:
         if find_spec("torch") is None:
             raise OptionError("finetune: PyTorch is not installed: pip install 'onnx-mdp[torch]'")
-        self.warmup = _check_options(options)
+        _check_options(options)
         self.options, self.listener = options, listener
         self.clock = Clock(listener)
         labels = labels if labels is not None else options.labels
@@ -137,7 +137,7 @@ class _Finetuner:
     def _tuned(
         self, model: onnx.ModelProto, dense: onnx.ModelProto, whole: Source, inputs: Inputs, runtime: Runtime
     ) -> Tuned:
-        from onnx_mdp.torch.tune.tune import Place, Task, tune
+        from onnx_mdp.torch.tune.tune import Task, Watch, tune
 
         with self.clock.stage("fine-tune"):
             train, held = _split(inputs, self.options)
@@ -145,8 +145,7 @@ class _Finetuner:
             if self.options.features and not features:
                 self.warn("--features: no block's output has the dense model's shape: outputs alone are matched")
             task = Task(model, dense, runtime.open(whole.reference), train, held, features)
-            place = Place(self._checkpoint, self.options.resume)
-            return tune(task, self.options, self.warmup, place, self._tell, self.warn)
+            return tune(task, self.options, Watch(self._checkpoint, self.options.resume, self._tell, self.warn))
 
     def _tell(self, done: float, total: float, text: str) -> None:
         self.listener.step(round(done), round(total), text)
@@ -182,8 +181,8 @@ class _Finetuner:
             self._checkpoint.unlink(missing_ok=True)
 
 
-def _check_options(options: FinetuneOptions) -> float:
-    """Check what no library checks; returns the share of the training in which the learning rate rises."""
+def _check_options(options: FinetuneOptions) -> None:
+    """Whether every number is in its range."""
     for name, least in (("epochs", 1), ("batch", 1), ("patience", 1), ("samples", 2), ("threads", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -198,7 +197,7 @@ def _check_options(options: FinetuneOptions) -> float:
     if not 0 <= options.ema < 1:
         raise OptionError(f"--ema {options.ema}: must be from 0 up to but not 1, such as 0.99")
     parse_amount(options.held_out, "--held-out")
-    return parse_share(options.warmup, "--warmup")
+    parse_share(options.warmup, "--warmup")
 
 
 def _check_pair(source: Source, model: onnx.GraphProto, whole: Source, dense: onnx.GraphProto) -> None:

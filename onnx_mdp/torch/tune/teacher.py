@@ -48,7 +48,7 @@ def takes_any_batch(module: OnnxModule, inputs: Inputs) -> bool:
     if inputs.count < 2 * size:
         return False
     with torch.no_grad():
-        both = tensors(inputs.first(2 * size))
+        both = tensors(inputs.first(2 * size), next(module.parameters()).device)
         halves = [module({name: values[i : i + size] for name, values in both.items()}) for i in (0, size)]
         try:
             found = module(both)

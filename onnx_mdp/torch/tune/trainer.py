@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from onnx_mdp.finetune_config import TrainOptions
 from onnx_mdp.inputs.base import Array, Inputs
+from onnx_mdp.quantities import parse_share
 from onnx_mdp.runtime.base import Feeds
 from onnx_mdp.torch.module import OnnxModule
 from onnx_mdp.torch.tune.augment import augmented
@@ -85,7 +86,6 @@ class Trainer:
         module: the student, on its device.
         course: what it is trained on.
         options: how.
-        warmup: share of the training in which the learning rate rises.
         tell: is given epochs done, epochs in all (or the like in seconds), and a line about the last.
     """
 
@@ -94,13 +94,13 @@ class Trainer:
         module: OnnxModule,
         course: Course,
         options: TrainOptions,
-        warmup: float,
         tell: Callable[[float, float, str], None],
     ) -> None:
         self.module, self.course, self.options, self.tell = module, course, options, tell
         self.device = next(module.parameters()).device
         self.optimizer = make_optimizer(options.optimizer, module, options.lr, options.weight_decay)
         self.average = _average(module, options.ema) if options.ema else None
+        warmup = parse_share(options.warmup, "--warmup")
         self.pace = Pace(course.epochs * course.steps, course.minutes * 60, warmup)
         self.schedule = LambdaLR(self.optimizer, self.pace.factor)
         self.log = Log()

@@ -62,22 +62,24 @@ class Tuned:
     held: HeldOut
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the training is kept while it runs, if it is, and whether to go on from what is there."""
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """Where a training is kept while it runs, and who follows it.
 
-    checkpoint: Path | None = None
-    resume: bool = False
+    Attributes:
+        checkpoint: written after every epoch; None for nowhere.
+        resume: whether to go on from a checkpoint that is there.
+        tell: is given what is done, out of how much, and a line about the last epoch.
+        warn: is given what the user should know.
+    """
+
+    checkpoint: Path | None
+    resume: bool
+    tell: Callable[[float, float, str], None]
+    warn: Callable[[str], None]
 
 
-def tune(
-    task: Task,
-    options: TrainOptions,
-    warmup: float,
-    place: Place,
-    tell: Callable[[float, float, str], None],
-    warn: Callable[[str], None],
-) -> Tuned:
+def tune(task: Task, options: TrainOptions, watch: Watch) -> Tuned:
     """Train the model towards the dense one's outputs.
 
     Raises:
@@ -90,45 +92,36 @@ def tune(
     held = HeldOut.of(task.held, keep_outputs(task.session, task.held, names))
     with _threads(options.threads):
         student = _module(task.model, [*names, *task.features], options)
-        trainer = _trainer(task, names, student, held, options, warmup, tell, warn)
-        identity = _identity(task.model, held, options)
-        if place.checkpoint and place.resume and place.checkpoint.exists():
-            trainer.resume(place.checkpoint, identity)
-        trainer.run(place.checkpoint, identity)
+        course = _course(task, names, student, held, options)
+        if course.inputs.fixed_batch:
+            options = replace(options, freeze_norm=True)
+            watch.warn(
+                f"the graph fixes its batch to {course.micro}: gradients of {course.batch // course.micro} runs add "
+                "up, and normalizations keep their running statistics"
+            )
+        trainer = Trainer(student, course, options, watch.tell)
+        identity = _identity(task, held, options)
+        if watch.checkpoint and watch.resume and watch.checkpoint.exists():
+            trainer.resume(watch.checkpoint, identity)
+        trainer.run(watch.checkpoint, identity)
     if trainer.best.state is None:
         return Tuned(None, trainer.best, trainer.log, held)
     student.load_state_dict(trainer.best.state)
     return Tuned(write_back(task.model, student), trainer.best, trainer.log, held)
 
 
-def _trainer(
-    task: Task,
-    names: Sequence[str],
-    student: OnnxModule,
-    held: HeldOut,
-    options: TrainOptions,
-    warmup: float,
-    tell: Callable[[float, float, str], None],
-    warn: Callable[[str], None],
-) -> Trainer:
+def _course(task: Task, names: Sequence[str], student: OnnxModule, held: HeldOut, options: TrainOptions) -> Course:
+    """What is trained on what, in batches as large as the graphs admit."""
     live = _module(task.dense, [*names, *task.features], options) if options.augment or task.features else None
-    batch, inputs = min(options.batch, task.train.count), task.train
+    inputs, batch = task.train, min(options.batch, task.train.count)
     if inputs.fixed_batch and all(takes_any_batch(module, inputs) for module in (student, live) if module):
         inputs, held = with_free_batch(inputs), replace(held, inputs=with_free_batch(held.inputs))
     micro = inputs.fixed_batch or batch
-    if inputs.fixed_batch:
-        options, batch = replace(options, freeze_norm=True), max(batch // micro, 1) * micro
-        warn(
-            f"the graph fixes its batch to {micro}: gradients of {batch // micro} runs add up, and normalizations keep "
-            "their running statistics"
-        )
     teacher = Live(live) if live else Kept(keep_outputs(task.session, task.train, names))
     loss = Loss.like(held.divergence, options.temperature, held.classes)
-    timed = options.minutes is not None
-    epochs = options.epochs if options.epochs is not None else math.inf if timed else _EPOCHS
-    minutes = options.minutes if options.minutes is not None else math.inf
-    course = Course(inputs, teacher, held, loss, micro, batch, epochs, minutes)
-    return Trainer(student, course, options, warmup, tell)
+    minutes = math.inf if options.minutes is None else options.minutes
+    epochs = options.epochs or (_EPOCHS if options.minutes is None else math.inf)
+    return Course(inputs, teacher, held, loss, micro, max(batch // micro, 1) * micro, epochs, minutes)
 
 
 def _module(model: onnx.ModelProto, names: Sequence[str], options: TrainOptions) -> OnnxModule:
@@ -147,10 +140,11 @@ def _module(model: onnx.ModelProto, names: Sequence[str], options: TrainOptions)
     return moved
 
 
-def _identity(model: onnx.ModelProto, held: HeldOut, options: TrainOptions) -> str:
+def _identity(task: Task, held: HeldOut, options: TrainOptions) -> str:
     """What a checkpoint is of: the weights, what the dense model computes of inputs, and how it is trained."""
-    digest = hashlib.sha256()
-    for tensor in model.graph.initializer:
+    labels = None if task.train.labels is None else task.train.labels.tobytes()
+    digest = hashlib.sha256(repr((task.train.count, labels)).encode())
+    for tensor in task.model.graph.initializer:
         digest.update(tensor.name.encode() + bytes(raw(tensor)))
     for column in held.dense.values():
         digest.update(np.ascontiguousarray(column[np.arange(min(held.inputs.count, 64))]).tobytes())
