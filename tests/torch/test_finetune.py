@@ -287,6 +287,32 @@ def test_models_that_cannot_be_trained_are_named() -> None:
         onnx_mdp.finetune(strange, dense=strange, **{**options, "inputs": samples(64, (4, 4))})
 
 
+def test_features_that_were_cut_are_not_matched() -> None:
+    dense = residual()
+    cut = perturbed(dense)
+    for node in cut.graph.node:
+        node.input[:] = ["other" if name == "block" else name for name in node.input]
+        node.output[:] = ["other" if name == "block" else name for name in node.output]
+    results = [
+        onnx_mdp.finetune(cut, dense=dense, inputs=samples(), features=features, **QUICK) for features in (False, True)
+    ]
+    assert weights(results[0].model) == weights(results[1].model)
+    assert "no block's output has the dense model's shape" in results[1].report["warnings"][0]
+    matched = onnx_mdp.finetune(perturbed(dense), dense=dense, inputs=samples(), features=True, **QUICK)
+    assert weights(matched.model) != weights(results[0].model)
+
+
+def test_half_precision_is_refused() -> None:
+    halves = {"w": np.ones((4, 3), np.float16)}
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = build_model(nodes, {"x": ("N", 4)}, ["y"], halves)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    x = samples(64, (4,)).astype(np.float16)
+    with pytest.raises(ModelError, match="weights are torch.float16: .* train the float32 model"):
+        onnx_mdp.finetune(model, dense=model, inputs=x, **QUICK)
+
+
 def test_without_pytorch_the_error_names_the_extra(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
