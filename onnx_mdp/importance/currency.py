@@ -46,6 +46,9 @@ class Effort:
     rounds: int = 0
 
 
+_MUCH = 10.0  # times the median group's damage, beyond which a group is tried at larger widths too
+_FINEST = 1 / 16  # of a group's units: the least that is cut in such a trial
+
 _EFFORTS = {"fast": Effort((), 0), "balanced": Effort((0.5,), 64), "thorough": Effort((0.5, 0.75), 128, rounds=2)}
 
 
@@ -97,13 +100,14 @@ def calibrate(
     divergence = Divergence.fit(replay.outputs())
     mend = mend or partial(_masked, analysis)
     widths = {group.name: _widths(group, effort) for group in analysis.groups}
-    cuts = [
-        Trial(_key(group, width), tuple(name for name, _ in group.members), partial(mend, _cut(scores, group, width)))
-        for group in analysis.groups
-        for width in widths[group.name]
-    ]
     removals = [Trial(block.name, block.silenced, partial(mend, Plan({}, (block.name,)))) for block in analysis.blocks]
-    found = replay.judged([*cuts, *removals], divergence.divergence, progress)
+    found: dict[str, float] = {}
+    trials = [*_cuts(analysis, scores, widths, mend), *removals]
+    while trials:
+        found |= replay.judged(trials, divergence.divergence, progress)
+        finer = _finer(analysis, widths, found)
+        trials = _cuts(analysis, scores, finer, mend)
+        widths = {name: [*widths[name], *finer.get(name, ())] for name in widths}
     removed = {block.name: found[block.name] for block in analysis.blocks}
     curves: list[Curve] = []
     for group in analysis.groups:
@@ -111,6 +115,32 @@ def calibrate(
         most = removed.get(analysis.homes.get(group.name, ""), np.inf)
         curves += scaled(shapes(analysis, scores, group), points, most)
     return replace(scores, curves=tuple(curves), removal=removed, unit=divergence.unit)
+
+
+def _cuts(analysis: Analysis, scores: Scores, widths: Mapping[str, list[int]], mend: Mend) -> list[Trial]:
+    return [
+        Trial(_key(group, width), tuple(name for name, _ in group.members), partial(mend, _cut(scores, group, width)))
+        for group in analysis.groups
+        for width in widths.get(group.name, ())
+    ]
+
+
+def _finer(analysis: Analysis, widths: Mapping[str, list[int]], found: Mapping[str, float]) -> dict[str, list[int]]:
+    """A width closer to the whole for every group of which even the least cut so far did a lot of damage.
+
+    Damage saturates: what a stream costs at half its width, where nothing is left of the outputs, says little of what
+    it costs at most of it, which is all that a plan would take.
+    """
+    least = {g.name: (found[_key(g, max(widths[g.name]))], g) for g in analysis.groups if widths[g.name]}
+    if not least:
+        return {}
+    much = _MUCH * float(np.median([damage for damage, _ in least.values()]))
+    halves = {name: (max(widths[name]) + g.units) // 2 for name, (damage, g) in least.items() if damage > much}
+    return {
+        name: [width]
+        for name, width in halves.items()
+        if max(widths[name]) < width <= (1 - _FINEST) * least[name][1].units
+    }
 
 
 def _key(group: Group, width: int) -> str:

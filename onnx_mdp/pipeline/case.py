@@ -166,7 +166,8 @@ class Planner:
         with self.clock.stage("rotate"), threadpool_limits(self.search.threads):
             if inputs is None:
                 self.warn("streams are rotated to directions of noise: give --inputs")
-            return rotate(network, runtime, inputs, self.search.seed)
+            refits = self.search.recover and inputs is not None
+            return rotate(network, runtime, inputs, self.search.seed, refits=refits)
 
     def set_aside(self, source: Source, inputs: Inputs | None, runtime: Runtime) -> Inputs | None:
         """The inputs to plan with: all of them, unless a command keeps some to judge its result by."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from onnx_mdp.axes.terms import Factor
 from onnx_mdp.config import InspectOptions
 from onnx_mdp.graph.load import load
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.groups.share import lock_reasons, prunable_share
 from onnx_mdp.pipeline.stages import ModelLike, prepare
 from onnx_mdp.quantities import parse_shapes
+from onnx_mdp.streams.find import find_streams
 
 
 def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str, Any]:
@@ -42,8 +45,23 @@ def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str
             for locked in analysis.locked
         ],
         "locked_by": [asdict(row) for row in lock_reasons(analysis)],
+        "streams": list(_streams(analysis)),
         "unknown_operators": _unknown(analysis),
     }
+
+
+def _streams(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    """The streams that can be rotated before they are cut, and those under a normalization that cannot."""
+    names: dict[Factor, str] = {locked.factor: locked.name for locked in analysis.locked}
+    names |= {group.factor: group.name for group in analysis.groups}
+    found, fixed = find_streams(analysis.coupling)
+    for stream in found:
+        if stream.factor in names:
+            yield {"name": names[stream.factor], "units": stream.width, "rotates": True, "reason": ""}
+    for left in fixed:
+        if left.factor in names:
+            name = names[left.factor]
+            yield {"name": name, "units": left.factor.size, "rotates": False, "reason": str(left.freeze)}
 
 
 def _unknown(analysis: Analysis) -> dict[str, int]:

@@ -23,7 +23,7 @@ from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.streams.turn import Bases, Turned, turn
 
 STREAMS = ("auto", "rotate", "keep")
-_SAMPLES = 128  # inputs to take directions from: each has as many rows as it has tokens
+_SAMPLES = 256  # inputs to take directions from: each has as many rows as it has tokens
 
 
 def check_streams(name: str) -> None:
@@ -36,10 +36,10 @@ def check_streams(name: str) -> None:
         raise OptionError(f"--streams {name}: choose from {', '.join(STREAMS)}")
 
 
-def rotate(network: Network, runtime: Runtime, inputs: Inputs | None, seed: int) -> Turned | None:
+def rotate(network: Network, runtime: Runtime, inputs: Inputs | None, seed: int, *, refits: bool) -> Turned | None:
     """The network with its streams rotated to their directions over inputs; None where no stream can be."""
     chosen = _made_up(network, seed) if inputs is None else inputs.take(0, max(_SAMPLES, inputs.batch))
-    found = turn(network, runtime, chosen)
+    found = turn(network, runtime, chosen, refits=refits)
     return found if found.streams else None
 
 

@@ -144,10 +144,18 @@ def anatomy(found: dict[str, Any]) -> RenderableType:
         table("locked", ("weight", "units", "why"), locked),
         *_locked_by(found["locked_by"], found["prunable"]["parameters_total"]),
     ]
+    if streams := [(s["name"], str(s["units"]), _becomes(s)) for s in found["streams"]]:
+        parts.insert(2, table("streams (--streams)", ("weight", "units", "what becomes of it"), streams))
     if unknown := found["unknown_operators"]:
         shown = ", ".join(f"{op} ({count})" for op, count in unknown.items())
         parts.append(Text(f"operators without a rule, left alone with all they touch: {shown}"))
     return Group(*parts)
+
+
+def _becomes(stream: dict[str, Any]) -> str:
+    if stream["rotates"]:
+        return "with --inputs, it is rotated to its principal directions and then cut"
+    return f"it is not rotated: {stream['reason']}"
 
 
 def _prunable(share: dict[str, Any]) -> str:

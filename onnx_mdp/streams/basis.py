@@ -9,6 +9,7 @@ import numpy as np
 from onnx_mdp.axes.terms import Factor, Prod, Sum, Term, leaves, size
 from onnx_mdp.graph.shapes import Array
 
+_RIDGE = 1e-4  # of a moment's mean eigenvalue: what its weakest directions count at least
 Widths = Mapping[Factor, int]
 
 
@@ -82,6 +83,23 @@ def principal(moment: Array, *, centered: bool) -> Array:
     inner = reflection(width)[:-1]  # an orthonormal basis of the vectors of zero mean
     rows = _directions(inner @ moment @ inner.T) @ inner
     return np.vstack([rows, np.full(width, width**-0.5)])
+
+
+def most_wanted(moment: Array, wanted: Array, *, centered: bool) -> Array:
+    """Orthonormal rows such that from the first k of them least squares makes the most of what is read, for every k.
+
+    With x of second moment H read by matrices of outer product G, the k numbers that least squares makes the most of
+    are those of U^T H^(-1/2) x, with U the strongest eigenvectors of H^(1/2) G H^(1/2) (reduced rank regression).
+    """
+    inner = reflection(len(moment))[:-1] if centered else np.eye(len(moment))
+    h, g = inner @ moment @ inner.T, inner @ wanted @ inner.T
+    values, vectors = np.linalg.eigh(h)
+    values = np.maximum(values, 0) + _RIDGE * values.mean()
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    inverse = (vectors / np.sqrt(values)) @ vectors.T
+    rows = _directions(root @ g @ root) @ inverse
+    found = np.linalg.qr(rows.T)[0].T @ inner
+    return np.vstack([found, np.full(len(moment), len(moment) ** -0.5)]) if centered else found
 
 
 def _directions(moment: Array) -> Array:

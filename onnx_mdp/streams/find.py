@@ -19,11 +19,17 @@ def find_streams(coupling: Coupling) -> tuple[tuple[Stream, ...], tuple[Fixed, .
     """The streams that can be rotated, and the normalized ones that cannot."""
     found: list[Stream] = []
     fixed: list[Fixed] = []
-    for factor in _normalized(coupling):
+    normalized = dict.fromkeys(_normalized(coupling))
+    free = [leaf for leaf in coupling.members if leaf not in coupling.frozen and leaf.size > 1]
+    for factor in dict.fromkeys([*normalized, *free]):
         try:
-            found.append(_trace(coupling, factor))
+            stream = _trace(coupling, factor)
         except RefusedError as error:
-            fixed.append(Fixed(factor, error.freeze))
+            if factor in normalized:
+                fixed.append(Fixed(factor, error.freeze))
+            continue
+        if stream.turns:
+            found.append(stream)
     return tuple(found), tuple(fixed)
 
 

@@ -50,12 +50,13 @@ class Stream:
         members: (initializer, axis) pairs to rotate, with what to do before.
         norms: the normalizations over it, in graph order.
         centerings: nodes that subtract the mean of what they read; the stream needs none then.
+        linear: whether there is nothing over it but products: any change of basis will do, not only rotations.
         centered: whether the stream's own mean does not matter, as all normalizations subtract it.
         shifts: product -> the shift of what it reads, to be added to its result.
         folded: nodes that matrices absorb -> the data they read.
         spelled: tensors that have to be had in the basis they were in, with their sides; by a matrix of their own.
         inside: those of them that write to the stream.
-        reads: tensors that products read of it, and on which of their axes it lies.
+        reads: weights of products that read it -> the tensor that they read, and on which of its axes it lies.
         added: normalizations -> what is added to the stream vector they make, as something shifts its positions.
     """
 
@@ -63,13 +64,19 @@ class Stream:
     members: dict[Member, Before] = field(default_factory=dict)
     norms: list[Node] = field(default_factory=list)
     centerings: list[Node] = field(default_factory=list)
+    linear: bool = False
     centered: bool = False
     shifts: dict[int, Array] = field(default_factory=dict)
     folded: dict[int, str] = field(default_factory=dict)
     spelled: dict[str, Side] = field(default_factory=dict)
     inside: frozenset[str] = frozenset()
-    reads: dict[str, int] = field(default_factory=dict)
+    reads: dict[str, tuple[str, int]] = field(default_factory=dict)
     added: dict[int, Array] = field(default_factory=dict)
+
+    @property
+    def turns(self) -> bool:
+        """Whether products write it and products read it, so that a change of basis is of use."""
+        return bool(self.reads) and any(before.writes for before in self.members.values())
 
     @property
     def width(self) -> int:

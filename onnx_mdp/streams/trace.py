@@ -105,7 +105,8 @@ class Tracer:
         centered = {node.op == CENTERING for node in norms} | {True for _ in centerings}
         if len(centered) > 1 or (centerings and norms):
             raise RefusedError("its normalizations are not all of one kind", (norms or centerings)[0])
-        return replace(self.found, centered=centered == {True})
+        linear = not (norms or centerings or self.sums)
+        return replace(self.found, linear=linear, centered=centered == {True})
 
     def _check_freezes(self) -> None:
         """Whatever locks the axis has to be something that a rotation of it settles."""
@@ -316,7 +317,7 @@ class Tracer:
                 raise RefusedError("a weight of it is used twice", node)
             self.found.members[weight, axis] = Before(self._side(data[0]).scale, False) if axis in reads else Before()
         if data:
-            self.found.reads[data[0]] = self._axes(data[0])[0]
+            self.found.reads[weight] = data[0], self._axes(data[0])[0]
         if data and (shift := self._side(data[0]).shift) is not None:
             if any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "NOTSET") not in (
                 "NOTSET",

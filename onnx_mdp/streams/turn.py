@@ -1,8 +1,10 @@
-"""Rotates the streams of a network to their principal directions, and brings what is cut back to the operators it had.
+"""Rotates streams to the directions that matter most, and brings what is cut back to the operators it had.
 
 Principal directions of normalized activations as the basis of a residual stream, so that slices of it can be deleted:
-SliceGPT (ICLR 2024), section 3. Here normalizations that subtract a mean keep their operators: of a stream cut to k
-units one, the last, is always zero, and a fixed reflection takes such vectors to those of zero mean.
+SliceGPT (ICLR 2024), section 3. Where layers are fitted anew after the cut, directions are ordered by what least
+squares makes of them instead (reduced rank regression). Here normalizations that subtract a mean keep their operators:
+of a stream cut to k units one, the last, is always zero, and a fixed reflection takes such vectors to those of zero
+mean.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.walk import Walk
-from onnx_mdp.streams.basis import along, instances, principal, reflection
+from onnx_mdp.streams.basis import along, instances, most_wanted, principal, reflection
 from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import MEAN_FREE, fold, own_operands
 from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
@@ -89,13 +91,15 @@ class Turned:
         return copy
 
 
-def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases) -> Turned:
-    """The network with every stream that allows it rotated to its principal directions over some inputs.
+def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases, *, refits: bool = True) -> Turned:
+    """The network with every stream that allows it rotated to the directions that matter most over some inputs.
 
     Args:
         network: in normal form; its model is left as it is.
         runtime: what it runs on.
         inputs: to take the directions from; or the bases of a turned network, to turn this one likewise.
+        refits: whether what reads a stream will be fitted anew after a cut: then the first directions are those that
+            least squares makes the most of, else those of most energy.
     """
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
@@ -109,7 +113,15 @@ def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases) -> Turned:
     marks = frozenset(_renamed(folded, marks))
     coupling = couple(folded)
     streams = {next(iter(stream.members))[0]: stream for stream in find_streams(coupling)[0]}
-    bases = inputs if isinstance(inputs, Mapping) else _principal(coupling, streams, marks, inputs, runtime)
+    if isinstance(inputs, Mapping):
+        bases: Bases = inputs
+    else:
+        moments = _moments(coupling, streams.values(), Walk(folded.model, inputs, runtime, 0))
+        marked = {name for name, stream in streams.items() if _is_marked(stream, marks)}
+        bases = {
+            name: _basis(coupling, stream, moments, centered=name in marked, refits=refits)
+            for name, stream in streams.items()
+        }
     tensors = {tensor.name: tensor for tensor in folded.model.graph.initializer}
     for name, stream in streams.items():
         _apply(tensors, stream, coupling.axes, bases[name], {})
@@ -150,29 +162,45 @@ def _apply(
             put(tensors[name], np.asarray(after, before.dtype), name)
 
 
-def _principal(
-    coupling: Coupling, streams: Mapping[str, Stream], marks: frozenset[str], inputs: Inputs, runtime: Runtime
-) -> dict[str, Array]:
-    """The principal directions of each stream: of what matrices read of it, every row at the same length."""
-    moments = {name: np.zeros((stream.width, stream.width)) for name, stream in streams.items()}
-    walk = Walk(coupling.network.model, inputs, runtime, 0)
-    owners = {tensor: name for name, stream in streams.items() for tensor in stream.reads}
-    for names in _parted(coupling.network, list(owners)):
+def _moments(coupling: Coupling, streams: Iterable[Stream], walk: Walk) -> dict[Member, Array]:
+    """The second moment of each stream in every tensor that a product reads of it, by tensor and axis."""
+    places = {place: stream for stream in streams for place in stream.reads.values()}
+    moments = {place: np.zeros((stream.width, stream.width)) for place, stream in places.items()}
+    for names in _parted(coupling.network, list(dict.fromkeys(tensor for tensor, _ in places))):
         for batch in walk.run(names):
-            for tensor in names:
-                stream = streams[owners[tensor]]
-                axis = stream.reads[tensor]
-                places = instances(coupling.axes[tensor][axis], stream.factor)
-                rows = np.moveaxis(batch[tensor], axis, -1)[..., places].reshape(-1, stream.width)
-                moments[owners[tensor]] += _moment(rows)
-    return {name: principal(moment, centered=_is_marked(streams[name], marks)) for name, moment in moments.items()}
+            for place, stream in places.items():
+                if place[0] in names:
+                    moments[place] += _energy(_rows(batch[place[0]], coupling, place, stream))
+    return moments
 
 
-def _moment(rows: Array) -> Array:
-    """The mean of x x^T over rows of unit length; rows of zeros say nothing."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = rows[lengths[:, 0] > 0] / lengths[lengths > 0][:, None]
-    return np.asarray(unit.T @ unit, np.float64) / max(len(unit), 1)
+def _rows(values: Array, coupling: Coupling, place: Member, stream: Stream) -> Array:
+    """The stream vectors in a tensor, by rows."""
+    name, axis = place
+    where = instances(coupling.axes[name][axis], stream.factor)
+    return np.moveaxis(values, axis, -1)[..., where].reshape(-1, stream.width)
+
+
+def _basis(
+    coupling: Coupling, stream: Stream, moments: Mapping[Member, Array], *, centered: bool, refits: bool
+) -> Array:
+    """The rows of a stream's new basis."""
+    found = {place: moments[place] / max(float(np.trace(moments[place])), 1e-30) for place in stream.reads.values()}
+    total = np.sum(list(found.values()), axis=0)
+    if not refits and not stream.linear:
+        return principal(total, centered=centered)
+    wanted = np.zeros_like(total)
+    for weight, place in stream.reads.items():
+        axis = next(a for (name, a), before in stream.members.items() if name == weight and not before.writes)
+        rows = _rows(np.asarray(coupling.network.weights[weight], np.float64), coupling, (weight, axis), stream)
+        outer = rows.T @ rows
+        wanted += outer / max(float(np.sum(outer * found[place])), 1e-30)
+    return most_wanted(total, wanted, centered=centered)
+
+
+def _energy(rows: Array) -> Array:
+    """The sum of x x^T over rows."""
+    return np.asarray(rows.T @ rows, np.float64)
 
 
 def _parted(network: Network, names: Sequence[str]) -> Iterator[list[str]]:

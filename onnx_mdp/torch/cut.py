@@ -57,7 +57,7 @@ def apply_plan(
     if streams := content.get("streams"):
         raise PlanError(
             f"the plan turns stream {streams[0]!r} before it is cut, which no parameter by itself can follow: "
-            "train the pruned model with onnx_mdp.torch.to_module, or prune without --streams"
+            "train the pruned model with onnx_mdp.torch.to_module, or prune with --streams keep"
         )
     module = target if isinstance(target, torch.nn.Module) else None
     state: dict[str, torch.Tensor] = dict(module.state_dict(keep_vars=True) if module is not None else target)

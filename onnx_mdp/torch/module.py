@@ -4,7 +4,8 @@ Trained is every float tensor that the model stores and that a gradient reaches 
 what is plainly no weight: outside of a layer's own operands single numbers (the 0.5 of a GELU) and tables of different
 whole numbers (masks, anchors, positions), and running statistics everywhere. Those are buffers, and so are tables of
 other types; running statistics alone are part of the `state_dict` beside the parameters. Vectors and single numbers of
-integers are the graph's structure, and belong to neither.
+integers, and whatever operators read as numbers of Python, are the graph's structure: they belong to neither, and stay
+in host memory wherever the module goes.
 """
 
 from __future__ import annotations
@@ -96,8 +97,11 @@ def to_module(model: onnx.ModelProto, *, trainable: Collection[str] = ()) -> Onn
     module = OnnxModule(body, _whole_outputs(graph))
     keys = state_keys(held)
     for name in (name for name in tensors if name in held):
-        values = to_torch(tensors[name])
-        kind = "weight" if name in trainable else _kind(values, readers.get(name, []), name in floats)
+        values, reads = to_torch(tensors[name]), readers.get(name, [])
+        if name not in trainable and all(position in operator.host for operator, position in reads):
+            body.literals[name] = values
+            continue
+        kind = "weight" if name in trainable else _kind(values, reads, name in floats)
         module._hold(name, keys[name], values, kind)
     module.eval()
     return module

@@ -299,6 +299,33 @@ def test_codes_pass_gradients_and_leave_as_codes() -> None:
     assert torch.allclose(module.get_parameter("w").grad, expected)
 
 
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_vit"])
+def test_sizes_stay_in_host_memory(name: str) -> None:
+    """A device without any numbers stands for an accelerator, from which nothing may have to be read."""
+    module = to_module(onnx.load(str(MODELS / f"{name}.onnx"))).to("meta").train()
+    logits = module(torch.empty(1, 3, 32, 32, device="meta"))["logits"]
+    assert (logits.device.type, tuple(logits.shape)) == ("meta", (1, 10))
+
+
+def test_bounds_and_computed_shapes_stay_in_host_memory() -> None:
+    nodes = [
+        node("Clip", ["x", "least"], ["a"]),
+        node("Resize", ["a", "", "twice"], ["b"]),
+        node("Shape", ["b"], ["shape"]),
+        node("Gather", ["shape", "first"], ["n"]),
+        node("Concat", ["n", "rest"], ["new"], axis=0),
+        node("Reshape", ["b", "new"], ["c"]),
+        node("Gather", ["table", "places"], ["d"]),
+        node("Add", ["c", "d"], ["y"]),
+    ]
+    weights = {"least": np.array(0.1, np.float32), "twice": np.array([1, 1, 2, 2], np.float32), "table": (12, 8)}
+    integers = {"first": np.array([0]), "rest": np.array([-1, 8]), "places": np.arange(12)[None]}
+    model = build_model(nodes, {"x": ("N", 3, 1, 8)}, ["y"], {**weights, **integers})
+    x = np.random.default_rng(0).standard_normal((1, 3, 1, 8)).astype(np.float32)
+    assert_equal(model, to_module(model), {"x": x})
+    assert to_module(model).to("meta")(torch.empty(1, 3, 1, 8, device="meta"))["y"].device.type == "meta"
+
+
 def test_inputs_by_name_or_in_order() -> None:
     model = build_model([node("Sub", ["a", "b"], ["y"])], {"a": (2,), "b": (2,)}, ["y"], {})
     module = to_module(model)

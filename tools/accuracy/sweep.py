@@ -34,6 +34,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "no blocks": {"max_removed": 0},
     "no currency": {"effort": "fast"},
     "no lossless": {"lossless": False},
+    "no streams": {"streams": "keep"},
 }
 """Options that differ from the default's; its scorer is the reconstruction."""
 
