@@ -8,7 +8,8 @@
 Sizes are convolutions (resnet), transformer layers (deit: one table over stream, heads and both head widths a layer),
 dense layers (densenet: every concat a sum of widths) and resolutions (unet: skips that nest). Every program is solved
 at several shares of its dense latency by the default solver, on one core; then a 12-point frontier of each from one
-preparation. Exit status 1 and a list where one is not proven to a gap of 1e-6, or HiGHS contradicts it.
+preparation. Where a family has several sizes, a table shows how the time grows with the size. Exit status 1 and a list
+where one is not proven to a gap of 1e-6, or HiGHS contradicts it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from programs import mindtpy
 from programs.instances import FAMILIES, at_share, limits_between, make
-from programs.record import FRONTIER_COLUMNS, Frontier, Record, violations
+from programs.record import FRONTIER_COLUMNS, GROWTH_COLUMNS, Frontier, Growth, Record, violations
 from rich.console import Console
 
 from onnx_mdp.report.text import table
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = violations(records, frontiers)
     _print(records, frontiers, broken)
     if options.json:
-        written = {"programs": [r.as_json() for r in records], "frontiers": [f.as_json() for f in frontiers]}
+        rows: dict[str, Sequence[Record | Growth | Frontier]]
+        rows = {"programs": records, "growth": Growth.of(records), "frontiers": frontiers}
+        written = {name: [row.as_json() for row in listed] for name, listed in rows.items()}
         options.json.write_text(json.dumps(written, indent=1))
     return 1 if broken else 0
 
@@ -60,7 +63,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.85, 0.5, 0.3, 0.15], help="of the dense latency")
     parser.add_argument("--noise", type=float, default=0.01, help="lognormal noise of every table entry (0.01)")
     parser.add_argument("--confirm", type=float, default=0.0, help="seconds to give HiGHS's full linearization (0)")
-    parser.add_argument("--entries", type=int, default=40_000_000, help="table entries beyond which to skip (40000000)")
+    parser.add_argument("--entries", type=int, default=200_000_000, help="table entries beyond which to skip (2e8)")
     parser.add_argument("--columns", type=int, default=400_000, help="columns beyond which HiGHS is not tried (400000)")
     parser.add_argument("--reference", action="store_true", help="solve with Pyomo MindtPy as well")
     parser.add_argument("--json", type=Path, help="where to write everything that was recorded")
@@ -98,6 +101,8 @@ def _print(records: Sequence[Record], frontiers: Iterable[Frontier], broken: Ite
     console: Any = Console(width=160)
     columns, rows = Record.columns_of(records), [record.row() for record in records]
     console.print(table("", columns, [row[: len(columns)] for row in rows], numbers=len(columns) - 2))
+    if growth := Growth.of(records):
+        console.print(table("growth", GROWTH_COLUMNS, [row.row() for row in growth], numbers=5))
     console.print(table("frontiers", FRONTIER_COLUMNS, [frontier.row() for frontier in frontiers], numbers=5))
     for line in broken:
         console.print(line, highlight=False, markup=False)

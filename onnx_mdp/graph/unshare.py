@@ -4,6 +4,7 @@
   reads it.
 * A small table, for every elementwise operator that reads it: optimizers merge the position tables of all layers.
   Where it is moved before (an Unsqueeze that several layers read), so is the move.
+* The epsilon that is added to a mean, for every such sum: a cut changes that of the layers it narrows.
 * A shape list that is glued together from sizes, for every Reshape or Expand that reads it.
 
 The weights that other operators read, of two and more dimensions, are only shared when a layer really is applied
@@ -126,7 +127,13 @@ def _copy_shared(graph: onnx.GraphProto, added: Collection[str]) -> None:
     uses = Counter(name for node in graph.node for name in node.input)
     outputs = {value.name for value in graph.output}
     shared = {t.name: t for t in graph.initializer if uses[t.name] > 1 and t.name not in outputs}
-    places = [(n, i) for n in graph.node for i, t in enumerate(n.input) if t in shared and _copied(shared[t], n, added)]
+    means = {node.output[0] for node in graph.node if node.op_type == "ReduceMean"}
+    places = [
+        (n, i)
+        for n in graph.node
+        for i, t in enumerate(n.input)
+        if t in shared and (_copied(shared[t], n, added) or _is_epsilon(shared[t], n, means))
+    ]
     taken = {t.name for t in graph.initializer}  # a pruned model may hold copies already
     kept = uses - Counter(node.input[i] for node, i in places)  # uses that are tied, to the original
     seen = Counter(dict.fromkeys(kept, 1))
@@ -148,6 +155,12 @@ def _copied(tensor: onnx.TensorProto, node: onnx.NodeProto, added: Collection[st
         return tensor.data_type in _INTEGERS or tensor.dims[0] > 1
     elementwise = node.op_type in _ELEMENTWISE or node.output[0] in added
     return elementwise and 1 < math.prod(tensor.dims) <= _TABLE
+
+
+def _is_epsilon(tensor: onnx.TensorProto, node: onnx.NodeProto, means: Collection[str]) -> bool:
+    """Whether a number is added to a mean."""
+    number = math.prod(tensor.dims) == 1 and tensor.data_type not in _INTEGERS
+    return number and node.op_type == "Add" and any(name in means for name in node.input)
 
 
 def _free_name(stem: str, number: int, taken: Collection[str]) -> str:

@@ -12,6 +12,7 @@ from onnx_mdp.graph.dims import AxisSize, Computed, Dim, Dims, Literal, follow_d
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.graph.weights import FLOATS
+from onnx_mdp.groups.absorb import absorbed
 from onnx_mdp.groups.codes import Code, decoded, find_codes
 from onnx_mdp.groups.zero import Spared, Zero, spare, zero_factors
 from onnx_mdp.rules import Refusal, View, line_of
@@ -198,7 +199,7 @@ class _Coupler:
             self.unifier.unify(left, right)
         except MisalignedError as error:
             freeze = Freeze(f"it cannot be aligned: {error}", _place(node))
-            self.freezes.extend([(left, freeze), (right, freeze)])
+            self.freezes.extend((term, freeze) for term in error.terms)
 
     def _hold(self, node: Node, line: Line, target: str, index: int | None, term: Term) -> None:
         """Tie an integer of the graph to the size of a term."""
@@ -271,13 +272,22 @@ class _Coupler:
             axes=axes,
             frozen={leaf: tuple(reasons) for leaf, reasons in frozen.items()},
             resizes=tuple(Resize(r.slot, resolve(r.term)) for r in self.resizes),
-            rescales=tuple(Rescale(r.target, resolve(r.term), r.power) for r in self.rescales),
+            rescales=tuple(self._rescales()),
             contractions=contractions,
             lines=self.lines,
             refusals=self.refusals,
             codes=codes,
             spared=spared,
         )
+
+    def _rescales(self) -> Iterator[Rescale]:
+        """The factors that a cut owes, on constants wherever one can hold them."""
+        for rescale in self.rescales:
+            term, target = self.unifier.resolve(rescale.term), rescale.target
+            if isinstance(target, str) and target in self.network.producers:
+                yield from (Rescale(*owed) for owed in absorbed(self.network, target, term, rescale.power))
+            else:
+                yield Rescale(target, term, rescale.power)
 
 
 def _operands(node: Node, line: Line) -> Iterator[tuple[Operand, str]]:

@@ -109,7 +109,7 @@ def rescaled(coupling: Coupling, widths: Mapping[Factor, int], attributes: Attri
             continue
         scale, slot = left**rescale.power, rescale.target
         if isinstance(slot, str):
-            scales[slot] = np.asarray(scale, coupling.network.dtype(slot))
+            scales[slot] = np.asarray(scale * scales.get(slot, 1.0), coupling.network.dtype(slot))
         else:
             node = coupling.network.nodes[slot.node]
             value = node.attributes.get(slot.name, _EPSILON.get(node.op, 1e-5))

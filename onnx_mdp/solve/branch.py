@@ -1,8 +1,10 @@
 """Best-first search over the levels of the choices that much depends on.
 
-A node is what is left of the buckets with some variables at one state. Its own best multiplier bounds it; labels search
-it, few at a time. What that does not settle is split by the variable most tables depend on among those in which the
-plan just within the limit and the one just beyond it differ: it is the mixture of these two that the bound falls for.
+A node is a program, the whole or with some variables at one state: in full, or what bounds have left of its buckets.
+Its own best multiplier bounds it; labels search what is left of it, few at a time. What that does not settle is split
+by the variable most tables depend on among those in which the plan just within the limit and the one just beyond it
+differ: it is the mixture of these two that the bound falls for. A large program is split that way in full, since lists
+of what a loose bound leaves would be larger than its tables.
 """
 
 from __future__ import annotations
@@ -10,37 +12,49 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
+from onnx_mdp.solve.buckets import Plan
+from onnx_mdp.solve.factors import Floats
 from onnx_mdp.solve.incumbent import Incumbent, OutOfTimeError
 from onnx_mdp.solve.labels import Labels, threshold
-from onnx_mdp.solve.multiplier import around, best, bracket
-from onnx_mdp.solve.remains import Remains, Sweep
+from onnx_mdp.solve.multiplier import Relaxation, around, best, bracket
+from onnx_mdp.solve.relax import Pass, go_down, through
+from onnx_mdp.solve.remains import Remains, Sweep, remains
+from onnx_mdp.solve.whole import Whole
 
 _SIZES = (256, 2048, 16384)  # labels of a bucket; only the first where a hub can be split instead
 _FIRST_SHARE, _GROWTH = 1 / 64, 8
 _NEIGHBORS = 2  # multipliers on either side of the best that labels are bounded with
 _HUB = 3  # buckets that a variable must be in for its levels to be told apart at once
+_LARGE = 1 << 20  # entries that are too many to list: a program that keeps more is split in full
+_HUB_SHARE = 1 / 4  # of a program's entries that the variable's buckets must hold
+
+R = TypeVar("R", bound=Relaxation)
+
+
+Step = Callable[[float], None]  # what to do at a node, given its bound
 
 
 class Search:
-    """Searches what is left of a plan until the incumbent is proven.
+    """Searches a program until the incumbent is proven.
 
     Args:
-        left: the entries to search.
-        incumbent: the best plan so far; improved in place.
-        known: multipliers worth trying, in growing order from 0 to infinity; extended in place.
+        whole: the program; the multipliers that it was relaxed at are tried first at every node.
+        incumbent: the best plan so far, and its bound; improved in place.
     """
 
-    def __init__(self, left: Remains, incumbent: Incumbent, known: list[float]) -> None:
+    def __init__(self, whole: Whole, incumbent: Incumbent) -> None:
+        self.whole = whole
         self.incumbent = incumbent
-        self.known = known
-        self.uses = Counter(v for bucket in left.plan.buckets for v in bucket.scope)
-        self.buckets = {bucket.variable: i for i, bucket in enumerate(left.plan.buckets)}
-        self.open: list[tuple[float, int, Remains]] = [(incumbent.bound, 0, left)]
-        self.count = 1
+        self.open: list[tuple[float, int, Step]] = []
+        self.count = 0
+        self.left_alone = math.inf  # the least bound among nodes that are close enough to the incumbent
+        self._add(incumbent.bound, partial(self._bound_whole, whole))
 
     def run(self) -> None:
         """Improve the incumbent and its bound until they meet.
@@ -48,37 +62,62 @@ class Search:
         Raises:
             OutOfTimeError: the deadline passed; the incumbent and its bound stand.
         """
-        while self.open:
-            bound, _, left = heapq.heappop(self.open)
-            self.incumbent.bound = max(self.incumbent.bound, min(bound, self.incumbent.cost))
-            if self.incumbent.is_close():
-                return
-            for child_bound, child in self._settle(bound, left):
-                if not self.incumbent.leaves(child_bound):
-                    heapq.heappush(self.open, (child_bound, self.count, child))
-                    self.count += 1
-        self.incumbent.bound = self.incumbent.cost
+        while self.open and not self.incumbent.is_close():
+            bound, _, step = heapq.heappop(self.open)
+            self._raise(bound)
+            step(bound)
+        self._raise(math.inf)
 
-    def _settle(self, bound: float, left: Remains) -> list[tuple[float, Remains]]:
-        """Search a node; the parts it has to be split into, with their bounds, if that does not settle it."""
+    def _add(self, bound: float, step: Step) -> None:
+        if self.incumbent.leaves(bound):
+            self.left_alone = min(self.left_alone, bound)
+            return
+        heapq.heappush(self.open, (bound, self.count, step))
+        self.count += 1
+
+    def _raise(self, bound: float) -> None:
+        """Take note of the bound of the node at hand: the least bound among all nodes is proven."""
+        least = min([bound, self.left_alone, self.incumbent.cost, *(other for other, _, _ in self.open[:1])])
+        self.incumbent.bound = max(self.incumbent.bound, least)
+
+    def _bound_whole(self, whole: Whole, bound: float) -> None:
+        """Bound a program in full; others may have a lower bound then, and a better plan, before it is searched."""
+        found = self._relaxed(whole.plan, whole.at)
+        if found:
+            bound = max(bound, found[best(found, self.incumbent.limit)].bound(self.incumbent.limit))
+            self._add(bound, partial(self._list_or_split, whole, found))
+
+    def _list_or_split(self, whole: Whole, found: dict[float, Pass], bound: float) -> None:
+        """Keep what the bound does not rule out of a program, or split it in full where that is too much."""
+        plan, limit = whole.plan, self.incumbent.limit
+        done, hub = found[best(found, limit)], self._hub(plan, found)
+        alive = go_down(plan, done, threshold(done, self.incumbent.cost, limit))
+        if sum(map(np.count_nonzero, alive)) <= _LARGE or not _is_hub(plan, hub):
+            self._settle(remains(plan, alive), bound)
+            return
+        bounds = self._bounds(around(found, done.on_spent, _NEIGHBORS), bound, lambda p: through(plan, p, hub))
+        for state, least in enumerate(bounds):
+            self._add(float(least), partial(self._bound_whole, whole.at_state(hub, state)))
+
+    def _settle(self, left: Remains, bound: float) -> None:
+        """Search what is left of a program, and split it if that does not settle it."""
         limit = self.incumbent.limit
-        found = self._relaxed(left)
+        found = self._relaxed(left.plan, left.at)
         if not found:
-            return []
+            return
         multiplier = best(found, limit)
         bound = max(bound, found[multiplier].bound(limit))
-        if self.incumbent.leaves(bound):
-            return []
         sweeps = around(found, multiplier, _NEIGHBORS)
-        for sweep in sweeps:
-            if not sweep.outside:
-                left.down(sweep)
-        hub = self._hub(found)
-        bound = self._searched(left, sweeps, bound, _SIZES[:1] if self.uses[hub] >= _HUB else _SIZES)
+        if not self.incumbent.leaves(bound):
+            hub = self._hub(left.plan, found)
+            for sweep in sweeps:
+                if not sweep.outside:
+                    left.down(sweep)
+            bound = self._searched(left, sweeps, bound, _SIZES[:1] if left.plan.uses[hub] >= _HUB else _SIZES)
         if self.incumbent.leaves(bound):
-            return []
-        left = self._fewer(left, sweeps, self.incumbent.cost)
-        return self._split(left, sweeps, bound, self.buckets[hub])
+            self.left_alone = min(self.left_alone, bound)
+            return
+        self._split(self._fewer(left, sweeps, self.incumbent.cost), sweeps, bound, left.plan.numbers[hub])
 
     def _searched(self, left: Remains, sweeps: list[Sweep], bound: float, sizes: tuple[int, ...]) -> float:
         """The bound of a node after a search with labels, which may have improved the incumbent.
@@ -93,7 +132,7 @@ class Search:
             labels = Labels(self._fewer(left, sweeps, target), sweeps, self.incumbent.limit)
             found = labels.run(target, sizes[size], self.incumbent.deadline)
             if found.states is not None:
-                self.incumbent.consider(found.states, found.cost, found.spent)
+                self.incumbent.consider(left.plan, found.states, found.cost, found.spent)
             bound = max(bound, min(found.cut, target, self.incumbent.cost))
             if self.incumbent.leaves(bound):
                 break
@@ -105,43 +144,60 @@ class Search:
                 size += 1
         return bound
 
-    def _relaxed(self, left: Remains) -> dict[float, Sweep]:
+    def _relaxed(self, plan: Plan, at: Callable[[float], R]) -> dict[float, R]:
         """A node's relaxations by multiplier; none where no plan within the limit is left."""
+        limit = self.incumbent.limit
 
-        def at(multiplier: float) -> Sweep:
+        def seen(multiplier: float) -> R:
             if time.perf_counter() > self.incumbent.deadline:
                 raise OutOfTimeError
-            sweep = left.sweep(1.0, multiplier) if math.isfinite(multiplier) else left.sweep(0.0, 1.0)
-            self.incumbent.consider(sweep.states, sweep.cost, sweep.spent)
-            return sweep
+            done = at(multiplier)
+            self.incumbent.consider(plan, done.states, done.cost, done.spent)
+            if done.on_cost:
+                self._raise(done.bound(limit))
+            return done
 
-        if at(math.inf).least > self.incumbent.limit:
+        if seen(math.inf).least > limit:
             return {}
-        cheapest = at(0.0)
-        if cheapest.spent <= self.incumbent.limit:
+        if seen(0.0).spent <= limit:
             return {}  # and it has been considered
-        return bracket(at, self.known, self.incumbent.limit)
+        return bracket(seen, sorted(self.whole.passes.keys() | {0.0, math.inf}), limit)
 
     def _fewer(self, left: Remains, sweeps: list[Sweep], upper: float) -> Remains:
         return left.fewer(sweeps, [threshold(sweep, upper, self.incumbent.limit) for sweep in sweeps])
 
-    def _hub(self, found: dict[float, Sweep]) -> int:
+    def _hub(self, plan: Plan, found: Mapping[float, R]) -> int:
         """The variable in most buckets whose state differs between the plans around the limit."""
         limit = self.incumbent.limit
-        over = next(found[m] for m in reversed(found) if found[m].spent > limit)
-        within = next(found[m] for m in found if found[m].spent <= limit)
-        differ = [v for v, state in over.states.items() if within.states.get(v, state) != state]
-        return max(differ, key=lambda v: (self.uses[v], v))
+        over = next(done for done in reversed(list(found.values())) if done.spent > limit)
+        within = next(done for done in found.values() if done.spent <= limit)
+        differ = (v for v, state in over.states.items() if within.states.get(v, state) != state)
+        return max(differ, key=lambda v: (plan.uses[v], v))
 
-    def _split(self, left: Remains, sweeps: list[Sweep], bound: float, number: int) -> list[tuple[float, Remains]]:
-        """The parts of a node with the variable of a bucket at each of its states, and what the sweeps say of them."""
+    def _split(self, left: Remains, sweeps: list[Sweep], bound: float, number: int) -> None:
+        """Each state of a bucket's variable becomes a node, with the bound that the sweeps prove."""
         states = left.entries[number].variable
-        if not len(states):
-            return []
-        least = np.full(int(states.max()) + 1, bound)
-        for sweep in sweeps:
-            if sweep.on_cost:
-                through = np.full(len(least), np.inf)
-                np.minimum.at(through, states, left.through(sweep, number))
-                least = np.maximum(least, through - sweep.on_spent * self.incumbent.limit)
-        return [(float(least[state]), left.only(number, int(state))) for state in np.unique(states)]
+
+        def least(sweep: Sweep) -> Floats:
+            found = np.full(int(states.max(initial=-1)) + 1, np.inf)
+            np.minimum.at(found, states, left.through(sweep, number))
+            return found
+
+        bounds = self._bounds(sweeps, bound, least)
+        for state in np.unique(states):
+            self._add(float(bounds[state]), partial(self._settle, left.only(number, int(state))))
+
+    def _bounds(self, relaxed: Sequence[R], bound: float, least: Callable[[R], Floats]) -> Floats:
+        """Per state of a variable, what the relaxations prove, by the least weighted sum that each finds there."""
+        limit = self.incumbent.limit
+        proven = [
+            least(done) - done.on_spent * limit if done.on_cost else np.where(least(done) > limit, np.inf, -np.inf)
+            for done in relaxed
+        ]
+        return np.asarray(np.max([np.full_like(proven[0], bound), *proven], axis=0))
+
+
+def _is_hub(plan: Plan, variable: int) -> bool:
+    """Whether to split a program by a variable: a choice of its own that much depends on."""
+    is_free = variable < len(plan.model.choices) and variable not in plan.model.functions
+    return is_free and plan.uses[variable] >= _HUB and plan.entries_over(variable) >= _HUB_SHARE * plan.entries

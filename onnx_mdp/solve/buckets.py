@@ -17,8 +17,10 @@ are in the order of its receiver's.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +30,8 @@ from onnx_mdp.solve.order import elimination_order
 MOST_ENTRIES = 1 << 25  # of one table: 256 MiB
 MOST_ENTRIES_IN_ALL = 1 << 28  # each pass over all tables then takes about a second
 _MERGE = 1 << 16
+_WHOLE = 1 << 20  # entries that are not worth more than one call
+_SLAB = 1 << 16  # entries that fit a processor's cache
 
 Where = tuple[slice, ...]
 
@@ -74,17 +78,86 @@ class Bucket:
         """Entries of the message."""
         return math.prod(self.shape[1:])
 
+    @property
+    def entries(self) -> int:
+        """Entries of the table."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def alike(self) -> tuple[tuple[Child, ...], ...]:
+        """The children by what their messages are over: a stream's bucket has one for each block on it."""
+        groups: dict[tuple[object, ...], list[Child]] = {}
+        for child in self.children:
+            groups.setdefault((*child.axes, *(spot.start for spot in child.where)), []).append(child)
+        return tuple(map(tuple, groups.values()))
+
+    @cached_property
+    def slabs(self) -> tuple[Bucket, ...]:
+        """The bucket in pieces along its own variable, small ones where it is large; parts are views."""
+        if self.entries <= _WHOLE:
+            return (self,)
+        rows = max(1, _SLAB // self.states)
+        is_block = any(where[0].start for where in (*(p.where for p in self.parts), *(c.where for c in self.children)))
+        if rows >= self.shape[0] or is_block:
+            return (self,)
+        return tuple(self._slab(first, first + rows) for first in range(0, self.shape[0], rows))
+
+    def _slab(self, first: int, end: int) -> Bucket:
+        def cut(values: Floats | None) -> Floats | None:
+            return values if values is None or values.shape[0] == 1 else values[first:end]
+
+        parts = [Part(p.where, cut(p.cost), cut(p.spent), cut(p.hard)) for p in self.parts]
+        children = []
+        for child in self.children:
+            states = child.states[first:end]
+            children.append(replace(child, states=states, shape=(len(states), *child.shape[1:]), plain=False))
+        shape = (min(end, self.shape[0]) - first, *self.shape[1:])
+        return Bucket(self.variable, self.scope, shape, self.gate, parts, children)
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Buckets, each before the one its message goes to; the last is the root, over a variable of one state.
 
+    `order` is the one of elimination.
+
     `replaced[i]` are the variables that were replaced just before bucket i was made, in the order in which they were.
     """
 
     model: Model
+    order: tuple[int, ...]
     buckets: tuple[Bucket, ...]
     replaced: Mapping[int, tuple[int, ...]]
+
+    @cached_property
+    def entries(self) -> int:
+        """Of all buckets together."""
+        return sum(bucket.entries for bucket in self.buckets)
+
+    @cached_property
+    def uses(self) -> Counter[int]:
+        """How many buckets are over each variable."""
+        return Counter(v for bucket in self.buckets for v in bucket.scope)
+
+    @cached_property
+    def numbers(self) -> dict[int, int]:
+        """The bucket of each variable that has one."""
+        return {bucket.variable: i for i, bucket in enumerate(self.buckets)}
+
+    def down_to(self, number: int) -> list[int]:
+        """The buckets that a message from the root to one passes, both included."""
+        path = [number]
+        while path[-1] in self._parents:
+            path.append(self._parents[path[-1]])
+        return path[::-1]
+
+    @cached_property
+    def _parents(self) -> dict[int, int]:
+        return {child.bucket: number for number, bucket in enumerate(self.buckets) for child in bucket.children}
+
+    def entries_over(self, variable: int) -> int:
+        """Of all buckets that are over a variable."""
+        return sum(bucket.entries for bucket in self.buckets if variable in bucket.scope)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,31 +171,34 @@ class _Item:
     states: Ints | None = None  # of the message, over the scope; None while they are in order
 
 
-def make_plan(model: Model) -> Plan:
+def make_plan(model: Model, like: Plan | None = None) -> Plan:
     """Lay out the elimination of a model.
 
+    Args:
+        model: what to lay out.
+        like: the plan of the same model with more states, whose order is taken.
+
     Raises:
-        TooDenseError: a table, or all together, would be over the limits above.
+        TooDenseError: without `like`: a table, or all together, would be over the limits above.
     """
-    return _Planner(model).plan()
+    return _Planner(model, like).plan()
 
 
 class _Planner:
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, like: Plan | None) -> None:
         self.model = model
         self.root = len(model.sizes)
         self.sizes = (*model.sizes, 1)
-        cliques = [(*f.scope, *self._path(f.gate)) for f in model.factors]
-        functions = {target: function.parts for target, function in model.functions.items()}
-        self.order = elimination_order(model.sizes, cliques, model.paths, functions)
+        self.order = like.order if like else self._order()
         self.rank = {v: i for i, v in enumerate((*self.order, self.root))}
         self.pool: list[_Item | None] = []
         self.holders: list[dict[int, None]] = [{} for _ in self.sizes]
         self.buckets: list[Bucket] = []
         self.replaced: dict[int, tuple[int, ...]] = {}
         self.entries = 0
-        given = sum(math.prod(self.sizes[v] for v in f.scope) for f in model.factors)
+        given = math.inf if like else sum(math.prod(self.sizes[v] for v in f.scope) for f in model.factors)
         self.limit = max(MOST_ENTRIES, 4 * given), max(MOST_ENTRIES_IN_ALL, 8 * given)
+        self._turned: dict[tuple[object, ...], Floats] = {}
 
     def plan(self) -> Plan:
         for factor in self.model.factors:
@@ -136,7 +212,13 @@ class _Planner:
             elif items:
                 self._eliminate(v, items)
         self._eliminate(self.root, [item for item in self.pool if item])
-        return Plan(self.model, tuple(self.buckets), self.replaced)
+        return Plan(self.model, self.order, tuple(self.buckets), self.replaced)
+
+    def _order(self) -> tuple[int, ...]:
+        model = self.model
+        cliques = [(*f.scope, *self._path(f.gate)) for f in model.factors]
+        functions = {target: function.parts for target, function in model.functions.items()}
+        return tuple(elimination_order(model.sizes, cliques, model.paths, functions))
 
     def _path(self, gate: int | None) -> Scope:
         return () if gate is None else self.model.paths[gate]
@@ -145,11 +227,16 @@ class _Planner:
         return tuple(sorted(set(variables), key=self.rank.__getitem__))
 
     def _sorted(self, factor: Factor) -> Factor:
-        """The factor with its axes in the order of elimination."""
+        """The factor with its axes in the order of elimination. Factors that share a table share the turned one."""
         axes = sorted(range(len(factor.scope)), key=lambda axis: self.rank[factor.scope[axis]])
 
         def turn(table: Floats | None) -> Floats | None:
-            return None if table is None else np.ascontiguousarray(np.transpose(table, axes))
+            if table is None or not axes:
+                return table
+            key = (table.ctypes.data, table.shape, table.strides, *axes)
+            if key not in self._turned:
+                self._turned[key] = np.ascontiguousarray(np.transpose(table, axes))
+            return self._turned[key]
 
         scope = tuple(factor.scope[axis] for axis in axes)
         return Factor(scope, factor.gate, turn(factor.cost), turn(factor.spent), turn(factor.hard))
@@ -246,10 +333,14 @@ def _part(factor: Factor, where: Where, shape: tuple[int, ...]) -> Part:
     return Part(where, fit(factor.cost), fit(factor.spent), fit(factor.hard))
 
 
+def _size(part: Part) -> int:
+    return max(0 if table is None else table.size for table in (part.cost, part.spent, part.hard))
+
+
 def _merged(bucket: Bucket) -> list[Part]:
-    """The parts as one, where the bucket's table is small."""
-    if len(bucket.parts) < 2 or math.prod(bucket.shape) > _MERGE:
-        return bucket.parts
+    """The parts as one, where the bucket's table is small; else the largest first."""
+    if len(bucket.parts) < 2 or bucket.entries > _MERGE:
+        return sorted(bucket.parts, key=_size, reverse=True)
     tables: list[Floats | None] = []
     for name in ("cost", "spent", "hard"):
         total: Floats | None = None

@@ -10,7 +10,7 @@ chain.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,29 @@ def make_model(problem: Problem, spending: Sequence[Term]) -> Model:
         paths=builder.paths,
         factors=(*(_restrict(factor, keep) for factor in factors), *builder.hard),
         functions=builder.functions,
+    )
+
+
+def at_state(model: Model, variable: int, state: int) -> Model:
+    """The model with a choice, no function of others, at one of its states: an axis of length 1. Tables are views."""
+    one = slice(state, state + 1)
+
+    def cut(table: Floats | None, scope: Scope) -> Floats | None:
+        return None if table is None else table[tuple(one if v == variable else slice(None) for v in scope)]
+
+    def cut_factor(f: Factor) -> Factor:
+        return Factor(f.scope, f.gate, cut(f.cost, f.scope), cut(f.spent, f.scope), cut(f.hard, f.scope))
+
+    def cut_function(f: Function) -> Function:
+        return replace(f, index=f.index[tuple(one if v == variable else slice(None) for v in f.parts)])
+
+    levels = model.kept_levels
+    return replace(
+        model,
+        sizes=tuple(1 if v == variable else size for v, size in enumerate(model.sizes)),
+        kept_levels=tuple(kept[one] if v == variable else kept for v, kept in enumerate(levels)),
+        factors=tuple(cut_factor(f) if variable in f.scope else f for f in model.factors),
+        functions={t: cut_function(f) if variable in f.parts else f for t, f in model.functions.items()},
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from onnx_mdp.solve.buckets import Plan
 
 
 class OutOfTimeError(Exception):
@@ -12,28 +15,29 @@ class OutOfTimeError(Exception):
 
 @dataclass(eq=False)
 class Incumbent:
-    """The best plan within `limit` so far; `cost` is infinite until there is one.
+    """The best solution within `limit` so far, as states of the variables of `plan`; `cost` is infinite without one.
 
     `rounding` is what sums of the objective's numbers can be off by.
     """
 
+    plan: Plan
     limit: float
     gap: float
     rounding: float
     deadline: float
     cost: float = math.inf
     bound: float = -math.inf
-    states: dict[int, int] = field(default_factory=dict)
+    states: Mapping[int, int] = field(default_factory=dict)
 
-    def consider(self, states: dict[int, int], cost: float, spent: float) -> None:
-        """Take a plan if it is within the limit and better."""
+    def consider(self, plan: Plan, states: Mapping[int, int], cost: float, spent: float) -> None:
+        """Take a solution if it is within the limit and better."""
         if spent <= self.limit and cost < self.cost:
-            self.cost, self.states = cost, states
+            self.cost, self.plan, self.states = cost, plan, states
 
     def is_close(self) -> bool:
-        """Whether the plan is proven to the asked gap."""
+        """Whether the solution is proven to the asked gap."""
         return self.leaves(self.bound)
 
     def leaves(self, bound: float) -> bool:
-        """Whether plans that cost at least `bound` can be left alone."""
+        """Whether solutions that cost at least `bound` can be left alone."""
         return bound >= self.cost - max(self.gap * abs(self.cost), self.rounding)

@@ -49,6 +49,13 @@ def linearize(problem: Problem) -> tuple[Mip, Decode]:
     return builder.mip(), builder.decode
 
 
+def columns_of(problem: Problem) -> int:
+    """How many columns its linearization has, but for copies of one-hots inside of blocks."""
+    terms = (*problem.objective, *(term for budget in problem.budgets for term in budget.terms))
+    products = {(term.choices, term.gate): term.table.size for term in terms if len(term.choices) > 1}
+    return sum(len(choice.widths) for choice in problem.choices) + len(problem.gates) + sum(products.values())
+
+
 @dataclass
 class _Columns:
     upper: list[float] = field(default_factory=list)

@@ -2,25 +2,27 @@
 
 In the plane of (spent, cost), a relaxation at multiplier m finds the plan that a line of slope -m touches from below.
 The best m is the slope between a plan within the limit and one beyond it that are neighbors on the lower convex hull of
-all plans; a secant search finds them in a few evaluations (Handler and Zang, 1980).
+all plans; a secant search finds them in a few evaluations (Handler and Zang, 1980). It ends where the line through both
+shows that no multiplier has a notably better bound.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 _MOST = 60
+_NOTABLE = 1e-3  # of the distance between the bound and a plan: a bound that is looser than that leaves more to search
 
 
 class Relaxation(Protocol):
-    """A relaxation at one multiplier: the least weighted sum, and what the plan that attains it costs and spends."""
+    """A relaxation at one multiplier: the least weighted sum, and a plan that attains it."""
 
     on_cost: float
     on_spent: float
     least: float
+    states: dict[int, int]
     cost: float
     spent: float
 
@@ -32,7 +34,7 @@ class Relaxation(Protocol):
 R = TypeVar("R", bound=Relaxation)
 
 
-def bracket(at: Callable[[float], R], known: Sequence[float], limit: float, more: int = _MOST) -> dict[float, R]:
+def bracket(at: Callable[[float], R], known: Sequence[float], limit: float) -> dict[float, R]:
     """Relaxations by multiplier, in growing order, around the one with the best bound.
 
     Args:
@@ -40,7 +42,6 @@ def bracket(at: Callable[[float], R], known: Sequence[float], limit: float, more
         known: multipliers in growing order to look between first, from 0, whose plan must exceed the limit, to
             infinity, whose plan must not.
         limit: what a plan may spend.
-        more: most multipliers beside the known ones to evaluate.
     """
     low, high = 0, len(known) - 1
     found = {known[low]: at(known[low]), known[high]: at(known[high])}
@@ -49,13 +50,14 @@ def bracket(at: Callable[[float], R], known: Sequence[float], limit: float, more
         found[known[middle]] = at(known[middle])
         low, high = (middle, high) if found[known[middle]].spent > limit else (low, middle)
     over, within = found[known[low]], found[known[high]]
-    for _ in range(more):
+    for _ in range(_MOST):
         multiplier = (within.cost - over.cost) / (over.spent - within.spent)
         if multiplier <= 0 or multiplier in found:
             break
         middle_one = found[multiplier] = at(multiplier)
         line = within.cost + multiplier * within.spent
-        if middle_one.least >= line - 1e-12 * (abs(line) + abs(within.cost)):
+        rounding = 1e-12 * (abs(line) + abs(within.cost))
+        if line - middle_one.least <= max(rounding, _NOTABLE * (within.cost - middle_one.bound(limit))):
             break
         over, within = (middle_one, within) if middle_one.spent > limit else (over, middle_one)
     return dict(sorted(found.items()))
@@ -72,9 +74,3 @@ def around(found: dict[float, R], multiplier: float, count: int) -> list[R]:
     at = keys.index(multiplier)
     near = keys[max(0, at - count) : at] + keys[at + 1 : at + 1 + count]
     return [found[multiplier], *(found[m] for m in near if math.isfinite(m)), found[math.inf]]
-
-
-def remember(known: list[float], found: dict[float, R]) -> None:
-    """Add multipliers to a list in growing order."""
-    for multiplier in found.keys() - set(known):
-        insort(known, multiplier)

@@ -9,8 +9,10 @@ all plans that go through it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +42,7 @@ def go_up(plan: Plan, on_cost: float, on_spent: float) -> Pass:
     """The least weighted sum of cost and spending, and a plan that attains it."""
     up: list[Floats] = []
     for bucket in plan.buckets:
-        up.append(np.asarray(table(bucket, up, on_cost, on_spent).min(axis=0)))
+        up.append(_eliminated(bucket, up, on_cost, on_spent))
     least = float(up[-1])
     none: tuple[dict[int, int], float, float] = ({}, np.inf, np.inf)  # where no plan meets the links
     states, cost, spent = _trace(plan, up, on_cost, on_spent) if np.isfinite(least) else none
@@ -49,16 +51,36 @@ def go_up(plan: Plan, on_cost: float, on_spent: float) -> Pass:
 
 def go_down(plan: Plan, done: Pass, threshold: float) -> list[NDArray[np.bool_]]:
     """For each bucket, the entries through which some plan's weighted sum is at most `threshold`."""
-    alive: list[NDArray[np.bool_]] = [np.zeros(0, bool)] * len(plan.buckets)
+    every = range(len(plan.buckets))[::-1]
+    return [whole <= threshold for whole in _wholes(plan, done, every)][::-1]
+
+
+def _eliminated(bucket: Bucket, up: list[Floats], on_cost: float, on_spent: float) -> Floats:
+    """The least of a bucket's table over its own variable, slab by slab."""
+    wholes = (table(slab, up, on_cost, on_spent) for slab in bucket.slabs)
+    return np.asarray(reduce(np.minimum, (whole[0] if len(whole) == 1 else whole.min(axis=0) for whole in wholes)))
+
+
+def through(plan: Plan, done: Pass, variable: int) -> Floats:
+    """For each state of a variable that has a bucket, the least weighted sum of the plans that go through it."""
+    whole = deque(_wholes(plan, done, plan.down_to(plan.numbers[variable])), maxlen=1).pop()
+    return np.asarray(whole.reshape(len(whole), -1).min(axis=1))
+
+
+def _wholes(plan: Plan, done: Pass, numbers: Sequence[int]) -> Iterator[Floats]:
+    """For each of the buckets, the least weighted sum of the plans that go through each entry; parents come first."""
     down: list[Floats] = [np.zeros(())] * len(plan.buckets)
-    for number in reversed(range(len(plan.buckets))):
+    wanted = set(numbers)
+    for number in numbers:
         bucket = plan.buckets[number]
         whole = table(bucket, done.up, done.on_cost, done.on_spent)
         whole += down[number]
-        alive[number] = whole <= threshold
-        for child in bucket.children:
-            down[child.bucket] = _outside(whole, child, done.up[child.bucket])
-    return alive
+        yield whole
+        for children in bucket.alike:
+            if any(child.bucket in wanted for child in children):
+                least = _least(whole, children[0])
+                for child in children:
+                    down[child.bucket] = _outside(least, child, done.up[child.bucket])
 
 
 def table(bucket: Bucket, up: list[Floats], on_cost: float, on_spent: float) -> Floats:
@@ -72,8 +94,8 @@ def table(bucket: Bucket, up: list[Floats], on_cost: float, on_spent: float) -> 
         whole = np.zeros(bucket.shape) if whole is None else whole
         whole[part.where] += weighted
     whole = np.zeros(bucket.shape) if whole is None else whole
-    for child in bucket.children:
-        whole[child.where] += _message(child, up[child.bucket])
+    for children in bucket.alike:
+        whole[children[0].where] += reduce(np.add, (_message(child, up[child.bucket]) for child in children))
     return whole
 
 
@@ -98,17 +120,21 @@ def _weighted(part: Part, on_cost: float, on_spent: float) -> Floats:
     return np.zeros((1,) * len(part.where)) if total is None else total
 
 
-def _outside(whole: Floats, child: Child, message: Floats) -> Floats:
-    """The least over all plans that take each state of a message, less the message itself."""
+def _least(whole: Floats, child: Child) -> Floats:
+    """The least over the axes that a message is not over."""
     view = whole[child.where]
     rest = tuple(axis for axis in range(view.ndim) if axis not in child.axes)
-    least = view.min(axis=rest) if rest else view
+    return np.asarray(view.min(axis=rest)) if rest else view
+
+
+def _outside(least: Floats, child: Child, message: Floats) -> Floats:
+    """The least over all plans that take each state of a message, less the message itself."""
     if not child.plain:
         spread = np.full(message.size, np.inf)
         np.minimum.at(spread, child.states.ravel(), least.ravel())
         least = spread
     with np.errstate(invalid="ignore"):
-        outside = np.asarray(least).reshape(message.shape) - message
+        outside = least.reshape(message.shape) - message
     return np.where(np.isnan(outside), np.inf, outside)  # a forbidden state is infinite less infinite
 
 

@@ -7,6 +7,7 @@ good bound leave, it takes milliseconds whatever the number of levels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -85,8 +86,9 @@ class Remains:
     plan: Plan
     entries: tuple[Entries, ...]
 
-    def sweep(self, on_cost: float, on_spent: float) -> Sweep:
-        """One pass up, and the plan it finds; the least is infinite where there is none."""
+    def at(self, multiplier: float) -> Sweep:
+        """One pass up at a multiplier (infinite: spending alone); the least is infinite where there is no plan."""
+        on_cost, on_spent = (1.0, multiplier) if math.isfinite(multiplier) else (0.0, 1.0)
         whole: list[Floats] = []
         up: list[Floats] = []
         for bucket, entries in zip(self.plan.buckets, self.entries, strict=True):

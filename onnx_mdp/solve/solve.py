@@ -13,7 +13,7 @@ from typing import cast
 from onnx_mdp.errors import OptionError, ProblemError, SolverError, SolverMissingError
 from onnx_mdp.solve.decompose import Decomposition
 from onnx_mdp.solve.factors import TooDenseError
-from onnx_mdp.solve.linearize import Mip, linearize
+from onnx_mdp.solve.linearize import Mip, columns_of, linearize
 from onnx_mdp.solve.problem import Answer, Budget, Problem, Status, largest, magnitude, open_gates, value
 from onnx_mdp.solve.solvers.base import Limits, MipSolver
 from onnx_mdp.solve.validate import check_problem
@@ -25,7 +25,8 @@ _ROWS = {
     "scip": ("onnx_mdp.solve.solvers.scip", "ScipSolver", "pyscipopt"),
 }
 _EXTRAS = {"scip": "'onnx-mdp[scip]'"}  # what to install where the package is not in the base install
-_FIRST = 1 / 3  # of the time limit, for the decomposition
+_FIRST = 1 / 3  # of the time limit, for the decomposition where HiGHS may help
+_MOST_COLUMNS = 500_000  # that HiGHS may help with: they take about 3 GB
 _LEAST_SECONDS = 1.0  # that are worth starting HiGHS for
 _SLACK = 1e-6  # relative tolerance of budgets: solvers meet rows to about 1e-9 of their scale
 
@@ -117,7 +118,8 @@ def _by_decomposition(problem: Problem, limits: Limits) -> Answer:
     if len(binding) <= 1:
         try:
             one = replace(problem, budgets=tuple(binding))
-            first = _prepared(one, Decomposition(one), replace(limits, seconds=_FIRST * limits.seconds), started)
+            share = _FIRST if columns_of(problem) <= _MOST_COLUMNS else 1.0
+            first = _prepared(one, Decomposition(one), replace(limits, seconds=share * limits.seconds), started)
             return _helped(problem, first, limits, started)
         except TooDenseError as error:
             return _instead(problem, limits, started, f"solved by HiGHS: too dense for decomposition, {error}")
@@ -129,7 +131,8 @@ def _by_decomposition(problem: Problem, limits: Limits) -> Answer:
 def _helped(problem: Problem, first: Answer, limits: Limits, started: float) -> Answer:
     """An answer that the decomposition has not proven in its share of the time, with HiGHS's in what is left of it.
 
-    Programs in which damage and latency are nearly proportional leave too many labels; cuts are better at those.
+    Programs in which damage and latency are nearly proportional leave too many labels; cuts are better at those. Where
+    the linear program would be too large no time is left here: the decomposition had it all.
     """
     if first.status is not Status.FEASIBLE or limits.seconds - (time.perf_counter() - started) < _LEAST_SECONDS:
         return first

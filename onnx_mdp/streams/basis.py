@@ -56,6 +56,16 @@ def instances(term: Term, factor: Factor) -> Array:
     return np.empty((0, factor.size), np.int64)
 
 
+def transferred(values: Array, before: Term, after: Term, factor: Factor) -> Array | None:
+    """The numbers of units on another axis that holds them; None where either axis holds more, or they differ."""
+    places, others = instances(before, factor), instances(after, factor)
+    if places.size < before.size or others.size < after.size or np.ptp(values[places], axis=0).any():
+        return None
+    result = np.empty(after.size)
+    result[others] = values[places[0]]
+    return result
+
+
 def centering(width: int) -> Array:
     """The matrix that subtracts the mean."""
     return np.eye(width) - 1 / width

@@ -9,8 +9,9 @@ from onnx_mdp.axes.terms import Factor, Term, leaves
 from onnx_mdp.graph.macs import node_macs
 from onnx_mdp.graph.network import Node
 from onnx_mdp.groups.couple import Coupling
+from onnx_mdp.streams.operators import COSTLY, SQUARED, AgainError, RefusedError, is_norm, is_square
 from onnx_mdp.streams.stream import Fixed, Stream
-from onnx_mdp.streams.trace import INSIDE, SQUARED, AgainError, RefusedError, Tracer, is_norm, is_square
+from onnx_mdp.streams.trace import Tracer
 
 _SPELLING = 0.02  # of a model's multiply-accumulates may be spent on matrices that bring tensors into the stream
 
@@ -44,7 +45,7 @@ def _trace(coupling: Coupling, factor: Factor) -> Stream:
             spent = sum(math.prod(coupling.network.shapes[name]) * factor.size for name in inside)
             if spent > _SPELLING * sum(node_macs(coupling.network).values()):
                 node = coupling.network.producers[max(inside)]
-                raise RefusedError(INSIDE, node) from again
+                raise RefusedError(COSTLY, node) from again
 
 
 def _normalized(coupling: Coupling) -> Iterable[Factor]:

@@ -14,6 +14,7 @@ from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.couple import Freeze
 
 CENTERING = "LayerNormalization"
+PRODUCTS = ("Conv", "Gemm", "MatMul")
 Member = tuple[str, int]
 
 
@@ -40,6 +41,10 @@ class Before:
     scale: Array | None = None
     writes: bool = True
 
+    def agrees(self, other: Before) -> bool:
+        """Whether one weight can be both."""
+        return self.writes == other.writes and self.scale is None and other.scale is None
+
 
 @dataclass(frozen=True, eq=False)
 class Stream:
@@ -51,9 +56,11 @@ class Stream:
         norms: the normalizations over it, in graph order.
         centerings: nodes that subtract the mean of what they read; the stream needs none then.
         linear: whether there is nothing over it but products: any change of basis will do, not only rotations.
-        centered: whether the stream's own mean does not matter, as all normalizations subtract it.
+        centered: whether the stream's own mean does not matter, as all that reads it subtracts it.
+        projected: whether its normalizations subtract a mean that matters elsewhere.
         shifts: product -> the shift of what it reads, to be added to its result.
         folded: nodes that matrices absorb -> the data they read.
+        neutral: those of them that stay, with a scale of ones: as the last step of a normalization that is spelled out.
         spelled: tensors that have to be had in the basis they were in, with their sides; by a matrix of their own.
         inside: those of them that write to the stream.
         reads: weights of products that read it -> the tensor that they read, and on which of its axes it lies.
@@ -66,8 +73,10 @@ class Stream:
     centerings: list[Node] = field(default_factory=list)
     linear: bool = False
     centered: bool = False
+    projected: bool = False
     shifts: dict[int, Array] = field(default_factory=dict)
     folded: dict[int, str] = field(default_factory=dict)
+    neutral: set[int] = field(default_factory=set)
     spelled: dict[str, Side] = field(default_factory=dict)
     inside: frozenset[str] = frozenset()
     reads: dict[str, tuple[str, int]] = field(default_factory=dict)

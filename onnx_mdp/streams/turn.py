@@ -17,9 +17,10 @@ import numpy as np
 import onnx
 
 from onnx_mdp.axes.terms import Factor, Term
-from onnx_mdp.graph.network import Network, read_network
+from onnx_mdp.graph.network import Network, Node, read_network
+from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
-from onnx_mdp.graph.weights import array, put
+from onnx_mdp.graph.weights import array, put, with_weights
 from onnx_mdp.groups.couple import Coupling, couple
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.base import Inputs
@@ -28,7 +29,7 @@ from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.walk import Walk
 from onnx_mdp.streams.basis import along, instances, most_wanted, principal, reflection
 from onnx_mdp.streams.find import find_streams
-from onnx_mdp.streams.fold import MEAN_FREE, fold, own_operands
+from onnx_mdp.streams.fold import MEAN_FREE, PROJECTED, fold, own_operands
 from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
 
 _BYTES = 128 << 20  # of activations of one batch that are looked at together
@@ -55,7 +56,7 @@ class Turned:
 
     @property
     def empty(self) -> frozenset[Member]:
-        """The (initializer, axis) pairs of which the last unit is always zero, and has to stay."""
+        """The (initializer, axis) pairs whose last unit has to stay: it is the mean, or nothing where none matters."""
         return frozenset(
             m for stream in self.streams.values() if _is_marked(stream, self.marks) for m in stream.members
         )
@@ -63,14 +64,22 @@ class Turned:
     def timed(self, analysis: Analysis) -> Analysis:
         """The analysis over a network with the operators of a result: its numbers are wrong, its latency right."""
         network = analysis.network
-        model = onnx.ModelProto()
-        model.CopyFrom(network.model)
+        model = with_weights(network.model, network.model.graph.initializer)
         for node in _marked(model, self.marks):
             node.op_type = CENTERING
-        nodes = [replace(n, op=CENTERING) if _is_mark(n.op, n.outputs, self.marks) else n for n in network.nodes]
+        for node in model.graph.node:
+            if node.output[0].endswith(PROJECTED):
+                node.op_type = "Identity"
+                del node.input[1:]
+        nodes = [self._timed(node) for node in network.nodes]
         return replace(
             analysis, coupling=replace(analysis.coupling, network=replace(network, model=model, nodes=tuple(nodes)))
         )
+
+    def _timed(self, node: Node) -> Node:
+        if node.outputs[0].endswith(PROJECTED):
+            return replace(node, op="Identity", inputs=node.inputs[:1])
+        return replace(node, op=CENTERING) if _is_mark(node.op, node.outputs, self.marks) else node
 
     def restored(self, analysis: Analysis, plan: Plan, model: onnx.ModelProto) -> onnx.ModelProto:
         """A cut model with the normalizations that the original has; it computes the same.
@@ -80,14 +89,16 @@ class Turned:
         if not any(True for _ in _marked(model, self.marks)):
             return model
         widths = {factor: len(kept) for factor, kept in factors(analysis, plan).items()}
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
+        copy = with_weights(model, model.graph.initializer)
         tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
         for stream in self.streams.values():
             if _is_marked(stream, self.marks):
                 _apply(tensors, stream, self.coupling.axes, reflection(widths.get(stream.factor, stream.width)), widths)
+        projected = {node.output[0]: node.input[0] for node in copy.graph.node if node.output[0].endswith(PROJECTED)}
         for node in _marked(copy, self.marks):
             node.op_type = CENTERING
+            node.input[0] = projected.get(node.input[0], node.input[0])
+        drop_dead(copy.graph)
         return copy
 
 
@@ -101,8 +112,7 @@ def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases, *, refits: 
         refits: whether what reads a stream will be fitted anew after a cut: then the first directions are those that
             least squares makes the most of, else those of most energy.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(network.model)
+    model = with_weights(network.model, network.model.graph.initializer)
     own_operands(model)
     before = couple(read_network(model, network.inputs))
     found, fixed = find_streams(before)

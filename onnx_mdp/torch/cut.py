@@ -15,7 +15,7 @@ from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.shapes import Shape
 from onnx_mdp.groups.find import analyze
 from onnx_mdp.rewrite.plan import read_plan
-from onnx_mdp.torch.sizes import resize
+from onnx_mdp.torch.sizes import check_layer, resize
 from onnx_mdp.torch.tensors import to_torch
 
 Names = Mapping[str, str | Sequence[str]]
@@ -214,6 +214,11 @@ def _some(names: Mapping[str, Any]) -> str:
 
 def _replace(module: torch.nn.Module, found: Mapping[str, torch.Tensor], cuts: Cuts) -> None:
     """Put the new parameters in place, one for all names that it had, and let the layers' sizes follow."""
+    changed: dict[str, dict[str, dict[int, torch.Tensor]]] = {}
+    for key, axes in cuts.items():
+        owner, _, leaf = key.rpartition(".")
+        check_layer(module.get_submodule(owner), owner)
+        changed.setdefault(owner, {})[leaf] = axes
     made: dict[int, torch.nn.Parameter] = {}
     for key, values in found.items():
         owner, _, leaf = key.rpartition(".")
@@ -224,9 +229,5 @@ def _replace(module: torch.nn.Module, found: Mapping[str, torch.Tensor], cuts: C
             setattr(place, leaf, made[id(old)])
         else:
             setattr(place, leaf, values)
-    changed: dict[str, dict[str, dict[int, torch.Tensor]]] = {}
-    for key, axes in cuts.items():
-        owner, _, leaf = key.rpartition(".")
-        changed.setdefault(owner, {})[leaf] = axes
     for owner, leaves in changed.items():
-        resize(module.get_submodule(owner), owner, leaves)
+        resize(module.get_submodule(owner), leaves)

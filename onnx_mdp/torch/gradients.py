@@ -57,7 +57,13 @@ def products(model: onnx.ModelProto, batches: Iterable[Batch], seed: int = 0) ->
         total = _loss(list(outputs.values()), labels, noise)
         gradients = torch.autograd.grad(total, list(names.values()), allow_unused=True)
         pairs = zip(names.items(), gradients, strict=True)
-        yield Products({name: (w.detach() * g).cpu() for (name, w), g in pairs if g is not None})
+        yield Products({name: _product(w.detach(), g).cpu() for (name, w), g in pairs if g is not None})
+
+
+def _product(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """In single precision at least: products of half precision vanish."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return weight.to(dtype) * gradient.to(dtype)
 
 
 def _loss(outputs: Sequence[torch.Tensor], labels: Array | None, noise: torch.Generator) -> torch.Tensor:

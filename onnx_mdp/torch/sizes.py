@@ -13,20 +13,24 @@ from onnx_mdp.errors import PlanError
 Kept = Mapping[str, Mapping[int, torch.Tensor]]  # of each parameter's axes that were cut
 
 
-def resize(layer: nn.Module, name: str, kept: Kept) -> None:
-    """Let a layer's sizes follow its parameters.
+def check_layer(layer: nn.Module, name: str) -> None:
+    """Refuse layers that cannot lose anything.
 
     Raises:
-        PlanError: the layer cannot have such parameters.
+        PlanError: it is one.
     """
-    for kind, change in _CHANGES:
-        if isinstance(layer, kind):
-            change(layer, kept)
     if isinstance(layer, nn.MultiheadAttention):
         raise PlanError(
             f"{name or 'the module'}: torch.nn.MultiheadAttention cannot lose heads or widths; prune with "
             f"--lock '{name}*', or write the attention out"
         )
+
+
+def resize(layer: nn.Module, kept: Kept) -> None:
+    """Let a layer's sizes follow its parameters."""
+    for kind, change in _CHANGES:
+        if isinstance(layer, kind):
+            change(layer, kept)
 
 
 def _left(kept: Kept, count: int, whole: int) -> int:

@@ -55,8 +55,8 @@ class Program:
     def equate(self, left: Term, right: Term) -> None:
         try:
             self.unifier.unify(left, right)
-        except MisalignedError:
-            self.frozen += [left, right]
+        except MisalignedError as error:
+            self.frozen += error.terms
 
     def grow(self) -> None:
         op = self.draw(st.sampled_from(["reshape", "reshape", "transpose", "concat", "split", "slice", "add"]))
@@ -241,3 +241,14 @@ def test_sums_are_cut_from_the_left() -> None:
 def test_what_cannot_be_aligned_is_refused(left: Term, right: Term) -> None:
     with pytest.raises(MisalignedError):
         Unifier().unify(left, right)
+
+
+def test_only_what_cannot_be_aligned_is_named() -> None:
+    """A rolled map against windows: the channels behind them are none of it."""
+    rows, channels = concat([Factor(53), Factor(3)]), Factor(96)
+    windows, others = prod([Factor(8), Factor(7)]), Factor(96)
+    unifier = Unifier()
+    with pytest.raises(MisalignedError) as caught:
+        unifier.unify(prod([Factor(2), rows, channels]), prod([Factor(2), windows, others]))
+    assert unifier.resolve(channels) is unifier.resolve(others)
+    assert not {channels, others}.intersection(leaf for term in caught.value.terms for leaf in leaves(term))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import bench_solver
 from programs import mindtpy
 from programs.instances import FAMILIES, at_share, limits_between, make
-from programs.record import Frontier, Record, violations
+from programs.record import Frontier, Growth, Record, violations
 
 
 def test_table_and_json(tmp_path: Path) -> None:
@@ -62,6 +63,18 @@ def test_programs_are_what_they_say(family: str) -> None:
     assert 0 < damages[1] < damages[2]
 
 
+def test_a_loose_bound_costs_no_memory() -> None:
+    """At half the latency a good part of all entries is left; listing those would take four times the tables."""
+    problem = at_share(make("deit", 24, 32), 0.5)
+    tables = sum(term.table.nbytes for term in problem.budgets[0].terms)
+    tracemalloc.start()
+    answer = solve(problem)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert answer.gap <= 1e-6
+    assert peak <= 2 * tables
+
+
 def test_records_that_break_a_promise_are_listed() -> None:
     problem = at_share(make("resnet", 12, 4), 0.5)
     record = Record.of("r", problem, 0.5).confirmed(problem, 60)
@@ -80,6 +93,14 @@ def test_records_that_break_a_promise_are_listed() -> None:
     assert "not proven" in violations([replace(record, status="feasible")], [])[0]
     assert "1 points of the frontier not proven" in violations([], [replace(frontier, proven=2)])[0]
     assert "differs" in violations([], [replace(frontier, falls=False)])[0]
+
+
+def test_growth_is_between_the_ends_of_a_family() -> None:
+    problem = at_share(make("resnet", 12, 4), 0.5)
+    record = Record.of("resnet 12 L4", problem, 0.5)
+    named = {"resnet 12 L4": 1.0, "resnet 24 L4": 9.0, "resnet 48 L4": 2.0, "unet 3 L4": 1.0, "resnet 48 L8": 5.0}
+    records = [replace(record, program=name, cpu_seconds=seconds) for name, seconds in named.items() for _ in "ab"]
+    assert [growth.row() for growth in Growth.of(records)] == [("resnet L4", "12", "48", "4.00", "4.00", "2.00")]
 
 
 @pytest.mark.skipif(not mindtpy.missing(), reason="all that --reference needs is installed")

@@ -244,6 +244,7 @@ def test_what_does_not_fit_is_named() -> None:
     attention = nn.MultiheadAttention(8, 2)
     with pytest.raises(PlanError, match="MultiheadAttention cannot lose heads"):
         apply_plan(attention, {"initializers": {"in_proj_weight": {"0": list(range(12))}}})
+    assert attention.in_proj_weight.shape == (24, 8)
 
 
 def test_equal_parameters_are_told_apart_by_name_only() -> None:

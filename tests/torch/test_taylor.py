@@ -133,6 +133,23 @@ def test_other_outputs_and_seeds(runtime: Runtime) -> None:
     assert len(set(first)) == 4
 
 
+def test_half_precision(runtime: Runtime) -> None:
+    """The order is about that of the same network in single precision."""
+    nodes = [node("Gemm", ["x", "w1", "b1"], ["a"]), node("Tanh", ["a"], ["b"]), node("Gemm", ["b", "w2"], ["y"])]
+    model = build_model(nodes, {"x": ("N", 6)}, ["y"], {"w1": (6, 8), "b1": (8,), "w2": (8, 3)})
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    for tensor in half.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*half.graph.input, *half.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    x = np.random.default_rng(0).normal(size=(BATCH, 6)).astype(np.float32)
+    labels = np.array([0, 1, 2, 0])
+    (single,) = scores(model, inputs_of(x, labels), runtime).values()
+    (found,) = scores(half, inputs_of(x.astype(np.float16), labels), runtime).values()
+    assert found == pytest.approx(single, rel=0.05, abs=1e-3)
+
+
 def test_missing_inputs_and_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="--importance taylor needs calibration inputs: add --inputs"):
         choose_scorer("taylor", has_inputs=False)

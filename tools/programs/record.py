@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from onnx_mdp.solve.linearize import columns_of
 from onnx_mdp.solve.problem import Problem, Status, value
 from onnx_mdp.solve.solve import Limits, solve, solve_many
 from programs.mindtpy import Reference
 
 _GAP = 1e-6
-_COLUMNS = ("program", "budget", "choices", "columns", "objective", "gap", "seconds", "CPU s", "HiGHS s", "HiGHS says")
+_COLUMNS = ("program", "budget", "choices", "columns", "objective", "gap", "seconds", "CPU s", "HiGHS CPU s", "HiGHS")
 _REFERENCE_COLUMNS = ("MindtPy s", "MindtPy loss", "MindtPy time / ours")
+GROWTH_COLUMNS = ("program", "from", "to", "growth", "CPU s", "CPU s growth")
 FRONTIER_COLUMNS = ("program", "points", "proven", "seconds", "CPU s", "one by one s")
 
 
@@ -37,6 +40,7 @@ class Record:
     seconds: float
     cpu_seconds: float
     highs_seconds: float | None = None
+    highs_cpu_seconds: float | None = None
     highs_objective: float | None = None
     highs_bound: float | None = None
     highs_status: str = ""
@@ -49,16 +53,18 @@ class Record:
         answer = solve(problem)
         cpu = time.process_time() - started
         return Record(
-            name, share, len(problem.choices), _columns(problem), answer.status, answer.solver, answer.objective,
+            name, share, len(problem.choices), columns_of(problem), answer.status, answer.solver, answer.objective,
             answer.bound, answer.gap, answer.seconds, cpu,
         )  # fmt: skip
 
     def confirmed(self, problem: Problem, seconds: float) -> Record:
         """With what HiGHS says of the full linearization."""
+        started = time.process_time()
         answer = solve(problem, "highs", Limits(seconds=seconds))
         return replace(
             self,
             highs_seconds=answer.seconds,
+            highs_cpu_seconds=time.process_time() - started,
             highs_objective=answer.objective,
             highs_bound=answer.bound,
             highs_status=answer.status,
@@ -101,7 +107,7 @@ class Record:
             f"{self.gap:.0e}",
             f"{self.seconds:.3f}",
             f"{self.cpu_seconds:.3f}",
-            "-" if self.highs_seconds is None else f"{self.highs_seconds:.1f}",
+            "-" if self.highs_cpu_seconds is None else f"{self.highs_cpu_seconds:.1f}",
             self.verdict,
         )
         if not self.reference:
@@ -118,6 +124,34 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """The record as plain data."""
         return {**asdict(self), "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a family's programs of the same levels take at all shares together, at the smallest and the largest size."""
+
+    program: str
+    sizes: tuple[int, int]
+    cpu_seconds: tuple[float, float]
+
+    @staticmethod
+    def of(records: Iterable[Record]) -> list[Growth]:
+        """One of each family and number of levels that was solved at several sizes."""
+        taken: dict[str, defaultdict[int, float]] = {}
+        for record in records:
+            family, size, levels = record.program.split()
+            taken.setdefault(f"{family} {levels}", defaultdict(float))[int(size)] += record.cpu_seconds
+        ends = ((name, (min(sizes), max(sizes)), sizes) for name, sizes in taken.items())
+        return [Growth(name, at, (sizes[at[0]], sizes[at[1]])) for name, at, sizes in ends if at[0] < at[1]]
+
+    def row(self) -> tuple[str, ...]:
+        """The growth as a table row."""
+        (small, large), (short, long) = self.sizes, self.cpu_seconds
+        return self.program, str(small), str(large), f"{large / small:.2f}", f"{long:.2f}", f"{long / short:.2f}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The growth as plain data."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -183,10 +217,3 @@ def violations(records: Iterable[Record], frontiers: Iterable[Frontier]) -> list
 
 def _agree(first: float, second: float) -> bool:
     return first == second or abs(first - second) <= 2 * _GAP * max(abs(first), 1e-9)
-
-
-def _columns(problem: Problem) -> int:
-    """Columns of the full linearization, from the sizes of its products."""
-    terms = (*problem.objective, *(term for budget in problem.budgets for term in budget.terms))
-    products = {(term.choices, term.gate): term.table.size for term in terms if len(term.choices) > 1}
-    return sum(len(choice.widths) for choice in problem.choices) + len(problem.gates) + sum(products.values())
