@@ -23,7 +23,7 @@ import bench_finetune
 @pytest.mark.real
 @pytest.mark.skipif(not (SHARED / "real").is_dir(), reason="../shared/real is not there")
 def test_training_gains_and_is_not_done_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["resnet20", "--budgets", "50", "--minutes", "0.4", "--json", str(tmp_path / "rows.json")]
+    command = ["resnet20", "--budgets", "50", "--minutes", "1", "--json", str(tmp_path / "rows.json")]
     bench_finetune.main([*command, "--lut", str(tmp_path / "lut.sqlite")])
     first = capsys.readouterr()
     (row,) = json.loads((tmp_path / "rows.json").read_text())
