@@ -115,7 +115,7 @@ def shown(row: Row) -> tuple[str, ...]:
     """A row of the table."""
     accuracies = (f"{100 * value:.2f}" for value in (row.dense, row.cut, row.recovered, row.tuned))
     divergences = (f"{value:.3g}" for value in (row.before, row.after))
-    first = (row.model, f"{row.budget} %", f"{row.minutes:g}", f"{row.ratio:.3f}")
+    first = (row.model, f"{row.budget} % {row.augment}".strip(), f"{row.minutes:g}", f"{row.ratio:.3f}")
     return (*first, *accuracies, *divergences, str(row.epochs))
 
 
