@@ -12,14 +12,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_mdp.pipeline import ParetoResult, PruneResult, apply, explain, inspect, pareto, profile, prune
+    from onnx_mdp.pipeline.apply import apply
+    from onnx_mdp.pipeline.explain import explain
+    from onnx_mdp.pipeline.finetune import FinetuneResult, finetune
+    from onnx_mdp.pipeline.inspect import inspect
+    from onnx_mdp.pipeline.pareto import ParetoResult, pareto
+    from onnx_mdp.pipeline.profile import profile
+    from onnx_mdp.pipeline.prune import PruneResult, prune
 
 __all__ = [
+    "FinetuneResult",
     "ParetoResult",
     "PruneResult",
     "__version__",
     "apply",
     "explain",
+    "finetune",
     "inspect",
     "pareto",
     "profile",

@@ -26,6 +26,7 @@ from onnx_mdp.config import (
     PruneOptions,
 )
 from onnx_mdp.errors import MdpError, OptionError
+from onnx_mdp.finetune_config import FinetuneOptions
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.program_config import ParetoOptions, SolveOptions
 
@@ -37,6 +38,7 @@ Typical use:
 * `onnx-mdp explain model.onnx layer.weight` shows why: what its axes are, and which nodes couple or lock them.
 * `onnx-mdp profile model.onnx` shows where the time goes.
 * `onnx-mdp prune model.onnx --latency 70% --inputs calibration.npz -o pruned.onnx` makes it fit.
+* `onnx-mdp finetune pruned.onnx --dense model.onnx --inputs images.npz -o tuned.onnx` trains it.
 * `onnx-mdp bench model.onnx pruned.onnx` compares the two.
 * `onnx-mdp pareto model.onnx --from 90% --to 30%` shows what every latency costs.
 
@@ -217,6 +219,30 @@ def apply(model: Path, plan: Path, /, *, options: ApplyOptions = ApplyOptions(),
 
 
 @app.command
+def finetune(model: Path, /, *, options: FinetuneOptions = FinetuneOptions(), config: Path | None = None) -> None:
+    """Train a cut model towards the outputs of the dense one; needs the extra `torch`.
+
+    Labels are not needed. Weights are judged on inputs held out from training; if none are better than those given,
+    the model is written as it was. Only values of weights change, and nothing else of the file.
+
+    * `onnx-mdp finetune pruned.onnx --dense model.onnx --inputs images.npz --minutes 10 -o tuned.onnx`
+    * `--resume` goes on where a run that was killed stopped.
+
+    Args:
+        model: The cut ONNX model.
+        config: TOML file with options, under [finetune].
+    """
+    from onnx_mdp import pipeline
+    from onnx_mdp.report.finetuned import finetuned
+
+    options = replace(options, output=options.output or _default_output(model, "tuned"))
+    with _listener(quiet=options.quiet) as listener:
+        result = pipeline.finetune(model, options, listener=listener)
+    if not options.quiet:
+        _out().print(finetuned(result.report, str(options.output)), highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command
 def solve(problem: Path, /, *, options: SolveOptions = SolveOptions(), config: Path | None = None) -> None:
     """Solve a program given as a file, to the proven optimum.
 
@@ -280,8 +306,8 @@ def _config(tokens: list[str]) -> tuple[Toml, ...]:
     return ()
 
 
-def _default_output(model: Path) -> Path:
-    return Path(f"{model.stem}-pruned.onnx")
+def _default_output(model: Path, what: str = "pruned") -> Path:
+    return Path(f"{model.stem}-{what}.onnx")
 
 
 @contextlib.contextmanager

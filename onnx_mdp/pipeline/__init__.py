@@ -2,9 +2,21 @@
 
 from onnx_mdp.pipeline.apply import apply
 from onnx_mdp.pipeline.explain import explain
+from onnx_mdp.pipeline.finetune import FinetuneResult, finetune
 from onnx_mdp.pipeline.inspect import inspect
 from onnx_mdp.pipeline.pareto import ParetoResult, pareto
 from onnx_mdp.pipeline.profile import profile
 from onnx_mdp.pipeline.prune import PruneResult, prune
 
-__all__ = ["ParetoResult", "PruneResult", "apply", "explain", "inspect", "pareto", "profile", "prune"]
+__all__ = [
+    "FinetuneResult",
+    "ParetoResult",
+    "PruneResult",
+    "apply",
+    "explain",
+    "finetune",
+    "inspect",
+    "pareto",
+    "profile",
+    "prune",
+]

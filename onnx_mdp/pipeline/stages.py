@@ -90,11 +90,19 @@ def _settled(
     if inputs is None:
         _check_unread(reading or Reading())
         return shapes, None
-    declared = declared_inputs(model.graph)
-    specs = tuple(_spec(name, elem, dims, shapes.get(name)) for name, (elem, dims) in declared.items())
-    loaded = load_inputs(inputs, specs, reading)
-    settled = {s.name: (s.batch or 1, *loaded.sample_shapes[s.name]) for s in specs}
+    loaded = read_inputs(model.graph, inputs, reading, shapes)
+    settled = {s.name: (s.batch or 1, *loaded.sample_shapes[s.name]) for s in loaded.specs}
     return {**settled, **shapes}, loaded
+
+
+def read_inputs(
+    graph: onnx.GraphProto, inputs: InputsLike, reading: Reading | None, shapes: Mapping[str, Shape] | None = None
+) -> Inputs:
+    """The user's inputs, checked against what a graph declares, and against the sizes asked for in `shapes`."""
+    asked = shapes or {}
+    declared = declared_inputs(graph)
+    specs = tuple(_spec(name, elem, dims, asked.get(name)) for name, (elem, dims) in declared.items())
+    return load_inputs(inputs, specs, reading)
 
 
 def first_feeds(network: Network, inputs: Inputs | None, seed: int) -> Feeds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -70,8 +70,7 @@ def set_aside(inputs: Inputs, seed: int) -> tuple[Inputs, Inputs]:
 
 
 def _chosen(inputs: Inputs, places: Array) -> Inputs:
-    labels = None if inputs.labels is None else inputs.labels[places]
-    return replace(inputs, rows=inputs.rows[places], labels=labels).take(0, len(places))
+    return inputs.pick(places).take(0, len(places))
 
 
 def _answers(outputs: Sequence[Array], feeds: dict[str, Array], labels: Array) -> Array:

@@ -32,7 +32,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    assert all(command in out for command in ("prune", "inspect", "explain", "bench", "apply", "solve"))
+    assert all(command in out for command in ("prune", "inspect", "explain", "bench", "apply", "solve", "finetune"))
     status, out, _ = run(capsys, "prune", "--help")
     assert status == 0
     options = ("latency", "ratio", "output", "inputs", "threads", "shape", "lock", "min-keep", "multiple", "importance")
@@ -316,7 +316,7 @@ def test_readme_commands_run(
     missing = remedy(words[words.index("--runtime") + 1]) if "--runtime" in words else ""
     if missing:
         pytest.skip(missing)
-    if "taylor" in words and find_spec("torch") is None:
+    if ("taylor" in words or "finetune" in words) and find_spec("torch") is None:
         pytest.skip("PyTorch is not installed: pip install 'onnx-mdp[torch]'")
     if "--plot" in words and find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed: pip install 'onnx-mdp[plot]'")

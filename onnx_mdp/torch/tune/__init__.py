@@ -1,0 +1,1 @@
+"""Training of a cut model towards the dense one's outputs."""
