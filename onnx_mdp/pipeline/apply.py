@@ -42,7 +42,7 @@ def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = Non
     proof = prove(source, analysis, cut, pruned, runtime, [])
     if turned is not None:
         proven, pruned = pruned, turned.restored(analysis, cut, pruned)
-        prove_same(analysis, proven, pruned, runtime, [])
+        prove_same(analysis.network, proven, pruned, runtime, [])
     if options.output:
         save_model(pruned, options.output, external=source.external)
     return pruned, proof

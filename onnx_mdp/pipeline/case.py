@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from onnx_mdp.config import SearchOptions
 from onnx_mdp.engine.base import Engine
 from onnx_mdp.engine.registry import open_engine
-from onnx_mdp.errors import OptionError
+from onnx_mdp.errors import OptionError, ProofError
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.network import Network
@@ -45,6 +45,7 @@ from onnx_mdp.runtime.base import Feeds, Fingerprint, Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime, prover
 from onnx_mdp.solve.solve import check_solver, solve
 from onnx_mdp.streams.turn import Bases, Turned
+from onnx_mdp.verify.oracle import prove_same
 
 _ROUGH = 0.2  # share of table entries that may miss the precision before the user is told
 
@@ -172,7 +173,15 @@ class Planner:
             if inputs is None:
                 self.warn("streams are rotated to directions of noise: give --inputs")
             refits = self.search.recover and inputs is not None
-            return rotate(network, runtime, inputs, self.search.seed, refits=refits)
+            turned = rotate(network, runtime, inputs, self.search.seed, refits=refits)
+            if turned is None:
+                return None
+            try:
+                prove_same(network, network.model, turned.coupling.network.model, runtime, [])
+            except ProofError as error:  # what selects among nearly equal numbers magnifies the rounding of a rotation
+                self.warn(f"streams are not rotated: {error}")
+                return None
+            return turned
 
     def set_aside(self, source: Source, inputs: Inputs | None, runtime: Runtime) -> Inputs | None:
         """The inputs to plan with: all of them, unless a command keeps some to judge its result by."""

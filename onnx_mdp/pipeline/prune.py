@@ -364,7 +364,7 @@ class Pruner(Planner):
         if finished is not model:
             with self.clock.stage("verify"):
                 given = [case.fit.first(case.fit.batch)] if case.fit else []
-                prove_same(case.analysis, model, finished, prover(case.runtime), given)
+                prove_same(case.analysis.network, model, finished, prover(case.runtime), given)
         return finished
 
     def _recover(self, case: Case, outcome: Outcome) -> Recovery | None:

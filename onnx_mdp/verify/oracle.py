@@ -69,21 +69,21 @@ def prove(
 
 
 def prove_same(
-    analysis: Analysis, before: onnx.ModelProto, after: onnx.ModelProto, runtime: Runtime, feeds: Sequence[Feeds]
+    network: Network, before: onnx.ModelProto, after: onnx.ModelProto, runtime: Runtime, feeds: Sequence[Feeds]
 ) -> float:
     """The largest relative error between two forms of one model, on random inputs and on `feeds`.
 
     Raises:
         ProofError: they differ, or the second is invalid.
     """
-    every = [*(random_feeds(after, analysis.network.inputs, seed) for seed in (1, 2)), *feeds]
+    every = [*(random_feeds(after, network.inputs, seed) for seed in (1, 2)), *feeds]
     try:
         check(after)
     except ValueError as error:
-        raise ProofError(f"the pruned model is not valid ONNX: {error}; please report this model") from error
-    plain = _rounds(analysis.network)
+        raise ProofError(f"the rewritten model is not valid ONNX: {error}; please report this model") from error
+    plain = _rounds(network)
     first, second = (_run(_open(runtime, model, plain), every) for model in (before, after))
-    return _compare(first, second, _tolerance(analysis.network), "the model to write", "the one that was proven")
+    return _compare(first, second, _tolerance(network), "the rewritten model", "the one before")
 
 
 def _rounds(network: Network) -> bool:
