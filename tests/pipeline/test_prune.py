@@ -76,8 +76,12 @@ def test_files_hold_what_was_returned(pruned: PruneResult) -> None:
     assert {"status", "objective", "bound", "gap", "seconds", "solver"} <= set(report["solve"])
     assert {"budget", "parameters", "proof", "groups", "blocks", "locked", "seconds"} <= set(report)
     plan = json.loads((folder / "plan.json").read_text())
+    beside = [plan.pop("bases")] if pruned.bases else []
     assert plan == json.loads(json.dumps(pruned.plan))
-    assert [f.name for f in sorted(folder.iterdir())] == ["out.onnx", "plan.json", "report.json"]
+    assert [f.name for f in sorted(folder.iterdir())] == ["out.onnx", "plan.json", *beside, "report.json"]
+    for name in beside:
+        with np.load(folder / name) as found:
+            assert all(np.array_equal(found[stream], basis) for stream, basis in pruned.bases.items())
 
 
 def test_report_agrees_with_the_model(pruned: PruneResult) -> None:
