@@ -227,7 +227,7 @@ def test_model_that_fails_the_proof_is_never_written(
     cnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break the rewriter: the proof must stop it, and no file may appear."""
-    module = importlib.import_module("onnx_mdp.pipeline.prune")
+    module = importlib.import_module("onnx_mdp.pipeline.case")
     rewrite = module.rewrite
 
     def broken(model: onnx.ModelProto, edits: Edits) -> onnx.ModelProto:
