@@ -39,6 +39,7 @@ class Weighing:
         for share in _SHARES:
             program = replace(loop.program, scores=lighter(loop.program.scores, self.streams, share))
             other = replace(loop, program=program, trials=[], reason="")
+            loop.listener.note(f"again, with streams at {share:g} of their damage:")
             try:
                 found = self.search(other)
             except BudgetError:  # noise: the budget was met before
@@ -48,7 +49,9 @@ class Weighing:
             plans.append(found.plan.widths())
             outcome = self._priced(loop, best, self.outcome(other, found))
             if divergence(outcome) < _BETTER * divergence(best):
-                loop.listener.note(f"streams count {share:g}: {divergence(best):.3g} became {divergence(outcome):.3g}")
+                loop.listener.note(
+                    f"streams count {share:g}: {divergence(best):.3g} became {divergence(outcome):.3g} on held-out inputs"
+                )
                 best = outcome
         return best
 
