@@ -49,9 +49,8 @@ class Weighing:
             plans.append(found.plan.widths())
             outcome = self._priced(loop, best, self.outcome(other, found))
             if divergence(outcome) < _BETTER * divergence(best):
-                loop.listener.note(
-                    f"streams count {share:g}: {divergence(best):.3g} became {divergence(outcome):.3g} on held-out inputs"
-                )
+                moved = f"{divergence(best):.3g} became {divergence(outcome):.3g}"
+                loop.listener.note(f"streams count {share:g}: {moved} on held-out inputs")
                 best = outcome
         return best
 

@@ -301,10 +301,14 @@ def readme_commands() -> list[str]:
     return [line[2:] for line in lines if line.startswith("$ onnx-mdp")]
 
 
+def _is_slow(command: str) -> bool:
+    return "--max-drop" in command or "--runtime" in command
+
+
 def commands_to_run() -> list[ParameterSet | str]:
-    """The README's commands; those that search by accuracy prune several times and are run with the slow tests."""
+    """The README's commands; the slow tests run those that prune several times, or on a runtime that loads slowly."""
     slow = pytest.mark.slow
-    return [pytest.param(line, marks=slow) if "--max-drop" in line else line for line in readme_commands()]
+    return [pytest.param(line, marks=slow) if _is_slow(line) else line for line in readme_commands()]
 
 
 @pytest.mark.parametrize("command", commands_to_run())

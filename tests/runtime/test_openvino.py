@@ -97,6 +97,7 @@ def test_integer_models_run_as_written_without_optimization(build: Callable[...,
     assert kinds == {True: {"u8"}, False: {"f32"}}
 
 
+@pytest.mark.slow
 def test_prune_end_to_end(vit: Path, calibration: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     result = onnx_mdp.prune(
