@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import onnx
@@ -33,9 +33,9 @@ from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.constraints import Constraints, check_constraints, find_constraints, unreachable
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
-from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, first_feeds, prepare
+from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, exact_runtime, first_feeds, prepare
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
-from onnx_mdp.pipeline.streams import analyze_turned, check_streams, rotate
+from onnx_mdp.pipeline.streams import check_streams, rotate
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
 from onnx_mdp.quantities import parse_min_keep, parse_shapes, parse_share
@@ -56,7 +56,6 @@ class Case:
 
     Attributes:
         turned: the network with its streams rotated, if it has any that were.
-        timed: the analysis over a network whose latency is that of a result; its numbers may be wrong.
         fit: calibration inputs for whatever is fitted.
         held: those that nothing is fitted to, for measuring damage.
         score: what units and blocks are worth; takes its time when first asked, as nothing may have to be cut at all.
@@ -67,7 +66,6 @@ class Case:
     prepared: Prepared
     turned: Turned | None
     analysis: Analysis
-    timed: Analysis
     fit: Inputs | None
     held: Inputs | None
     score: Callable[[], Scores]
@@ -79,6 +77,11 @@ class Case:
     def scores(self) -> Scores:
         """What units and blocks are worth."""
         return self.score()
+
+    @cached_property
+    def timed(self) -> Analysis:
+        """The analysis over a network whose latency is that of a result; its numbers may be wrong."""
+        return self.analysis if self.turned is None else self.turned.timed(self.analysis)
 
     def whole(self) -> onnx.ModelProto:
         """The model rewritten with nothing cut, to be timed."""
@@ -156,14 +159,13 @@ class Planner:
             analysis = analyze_or_refuse(network, options.lock, source.name)
             constraints = find_constraints(options, analysis, source)
         fit, held = split_inputs(self.set_aside(source, samples, prover(runtime)), self.effort)
-        turned = self._turned(network, fit, prover(runtime))
+        turned = self._turned(network, fit, exact_runtime(network, runtime))
         if turned is not None:
-            analysis = analyze_turned(network, turned, options.lock, source.name)
+            analysis = turned.analysis(options.lock)
             constraints = find_constraints(options, analysis, source)
-        timed = analysis if turned is None else turned.timed(analysis)
         score = cache(partial(self._scores, analysis, fit, held, prover(runtime)))
         feeds = first_feeds(network, samples, options.seed)
-        return Case(model, source, prepared, turned, analysis, timed, fit, held, score, runtime, feeds, constraints)
+        return Case(model, source, prepared, turned, analysis, fit, held, score, runtime, feeds, constraints)
 
     def _turned(self, network: Network, inputs: Inputs | None, runtime: Runtime) -> Turned | None:
         """The network with its streams rotated; None where that is not wanted or none can be."""

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from onnx_mdp.errors import InputError, ModelError, OptionError, ProofError
+from onnx_mdp.errors import InputError, ModelError, OptionError
 from onnx_mdp.finetune_config import FinetuneOptions
-from onnx_mdp.graph.check import check, signature
 from onnx_mdp.graph.external import loadable
 from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.load import Source, load
@@ -29,6 +28,7 @@ from onnx_mdp.pipeline.stages import Clock, ModelLike, check_output, prepare, re
 from onnx_mdp.quantities import parse_amount, parse_share
 from onnx_mdp.runtime.base import Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
+from onnx_mdp.verify.oracle import check_structure
 
 if TYPE_CHECKING:
     from onnx_mdp.torch.tune.held_out import Score
@@ -106,7 +106,7 @@ class _Finetuner:
             before, after = _scores(proto, tuned, runtime)
             kept = tuned.model is not None and after.beats(before)
             result = tuned.model if kept and tuned.model is not None else proto
-            _verify(result, source)
+            check_structure(result, source.signature, "the trained model")
         if not kept:
             ended = f" (ended by {tuned.log.ended})" if tuned.log.ended else ""
             remedy = "give more --inputs, or a lower --lr"
@@ -271,12 +271,3 @@ def _scores(model: onnx.ModelProto, tuned: Tuned, runtime: Runtime) -> tuple[Sco
 
     before = score(model)
     return before, score(tuned.model) if tuned.model is not None else before
-
-
-def _verify(model: onnx.ModelProto, source: Source) -> None:
-    try:
-        check(model)
-    except ValueError as error:
-        raise ProofError(f"the trained model is not valid ONNX: {error}") from error
-    if signature(model) != source.signature:
-        raise ProofError("the trained model has other inputs or outputs than the one given")

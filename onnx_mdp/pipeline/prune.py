@@ -36,7 +36,7 @@ from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.reporting import Outcome, Search, make_report, recovery_fact
 from onnx_mdp.pipeline.several import check_several, search_several
 from onnx_mdp.pipeline.sides import parse_also
-from onnx_mdp.pipeline.stages import ModelLike, check_output
+from onnx_mdp.pipeline.stages import ModelLike, check_output, exact_runtime
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.pipeline.streams import write_plan
 from onnx_mdp.pipeline.tabulate import Tables
@@ -351,7 +351,7 @@ class Pruner(Planner):
 
     def _prove(self, case: Case, outcome: Outcome) -> Proof:
         given = [case.fit.first(case.fit.batch)] if case.fit else []
-        runtime = prover(case.runtime, double=onnx.TensorProto.DOUBLE in case.analysis.network.types.values())
+        runtime = exact_runtime(case.analysis.network, case.runtime)
         proof = prove(case.source, case.analysis, outcome.plan, outcome.model, runtime, given)
         if not proof.varies:
             self.warn("the outputs do not depend on the inputs any more: this cut is too deep to be of use")
@@ -364,7 +364,8 @@ class Pruner(Planner):
         if finished is not model:
             with self.clock.stage("verify"):
                 given = [case.fit.first(case.fit.batch)] if case.fit else []
-                prove_same(case.analysis.network, model, finished, prover(case.runtime), given)
+                network = case.analysis.network
+                prove_same(network, model, finished, exact_runtime(network, case.runtime), given)
         return finished
 
     def _recover(self, case: Case, outcome: Outcome) -> Recovery | None:

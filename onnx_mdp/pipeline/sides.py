@@ -19,9 +19,8 @@ from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.case import Case, Planner
 from onnx_mdp.pipeline.constraints import Constraints
 from onnx_mdp.pipeline.program import Program
-from onnx_mdp.pipeline.stages import prepare
+from onnx_mdp.pipeline.stages import analyze_or_refuse, prepare
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
-from onnx_mdp.pipeline.streams import analyze_turned
 from onnx_mdp.quantities import LatencyBudget, parse_latency, parse_shapes
 from onnx_mdp.runtime.registry import open_runtime, prover
 from onnx_mdp.streams.turn import turn
@@ -128,15 +127,13 @@ def case_there(also: Also, planner: Planner, case: Case) -> Case:
     shapes = {**case.analysis.network.inputs, **parse_shapes(also.options.shape)}
     network = prepare(load(case.given)[1], shapes, lossless=also.options.lossless).network
     turned = turn(network, prover(runtime), case.turned.bases) if case.turned else None
-    analysis = analyze_turned(network, turned, also.options.lock, case.source.name)
-    timed = turned.timed(analysis) if turned else analysis
+    locks = also.options.lock
+    analysis = turned.analysis(locks) if turned else analyze_or_refuse(network, locks, case.source.name)
     if _anatomy(analysis) != _anatomy(case.analysis):
         raise OptionError(f"{also.option}: at this shape the model has other groups or blocks; prune it for each shape")
     feeds = random_feeds(network.model, network.inputs, also.options.seed)
     constraints = Constraints(find_ties(analysis, also.options.tie))
-    return replace(
-        case, turned=turned, analysis=analysis, timed=timed, runtime=runtime, feeds=feeds, constraints=constraints
-    )
+    return replace(case, turned=turned, analysis=analysis, runtime=runtime, feeds=feeds, constraints=constraints)
 
 
 def _anatomy(analysis: Analysis) -> tuple[dict[str, int], list[str]]:

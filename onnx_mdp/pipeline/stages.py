@@ -26,7 +26,8 @@ from onnx_mdp.inputs.base import Inputs, InputSpec
 from onnx_mdp.inputs.load import InputsLike, Reading, load_inputs
 from onnx_mdp.lossless.push import Moved, move_up
 from onnx_mdp.pipeline.listener import Listener
-from onnx_mdp.runtime.base import Feeds
+from onnx_mdp.runtime.base import Feeds, Runtime
+from onnx_mdp.runtime.registry import prover
 
 ModelLike = str | Path | onnx.ModelProto
 
@@ -124,6 +125,11 @@ def _spec(name: str, elem: Any, dims: list[int | None] | None, asked: Shape | No
     known = list(asked) if asked else dims
     batch = dims[0] if dims else None
     return InputSpec(name, np.dtype(elem), tuple(known[1:]), batch)
+
+
+def exact_runtime(network: Network, runtime: Runtime) -> Runtime:
+    """What a network is proven on: the runtime, or another where that rounds more than the network's types do."""
+    return prover(runtime, double=onnx.TensorProto.DOUBLE in network.types.values())
 
 
 def analyze_or_refuse(network: Network, locks: tuple[str, ...], name: str) -> Analysis:

@@ -14,11 +14,9 @@ import numpy as np
 from onnx_mdp.errors import OptionError, PlanError
 from onnx_mdp.graph.network import Network
 from onnx_mdp.graph.save import write_bytes, write_text
-from onnx_mdp.graph.shapes import declared_inputs
-from onnx_mdp.groups.find import Analysis, analyze
-from onnx_mdp.inputs.base import Inputs, InputSpec
-from onnx_mdp.inputs.load import SYNTHETIC, Reading, load_inputs
-from onnx_mdp.pipeline.stages import analyze_or_refuse
+from onnx_mdp.inputs.base import Inputs
+from onnx_mdp.inputs.load import SYNTHETIC, Reading
+from onnx_mdp.pipeline.stages import read_inputs
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.streams.turn import Bases, Turned, turn
 
@@ -38,26 +36,10 @@ def check_streams(name: str) -> None:
 
 def rotate(network: Network, runtime: Runtime, inputs: Inputs | None, seed: int, *, refits: bool) -> Turned | None:
     """The network with its streams rotated to their directions over inputs; None where no stream can be."""
-    chosen = _made_up(network, seed) if inputs is None else inputs.take(0, max(_SAMPLES, inputs.batch))
-    found = turn(network, runtime, chosen, refits=refits)
+    if inputs is None:
+        inputs = read_inputs(network.model.graph, SYNTHETIC, Reading(samples=_SAMPLES, seed=seed), network.inputs)
+    found = turn(network, runtime, inputs.take(0, max(_SAMPLES, inputs.batch)), refits=refits)
     return found if found.streams else None
-
-
-def _made_up(network: Network, seed: int) -> Inputs:
-    """Inputs for who has none."""
-    declared = declared_inputs(network.model.graph)
-    specs = tuple(
-        InputSpec(name, np.dtype(elem), network.inputs[name][1:], dims[0] if dims else None)
-        for name, (elem, dims) in declared.items()
-    )
-    return load_inputs(SYNTHETIC, specs, Reading(samples=_SAMPLES, seed=seed))
-
-
-def analyze_turned(network: Network, turned: Turned | None, locks: tuple[str, ...], name: str) -> Analysis:
-    """The analysis of a network, of the turned one where there is one."""
-    if turned is None:
-        return analyze_or_refuse(network, locks, name)
-    return analyze(turned.coupling.network, locks, turned.coupling, turned.empty, turned.members)
 
 
 def write_plan(path: Path, plan: Mapping[str, Any], bases: Bases) -> None:

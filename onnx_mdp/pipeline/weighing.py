@@ -35,7 +35,7 @@ class Weighing:
 
     def run(self, loop: Loop, trial: Trial) -> Outcome:
         """The outcome whose outputs are nearest to the dense model's on held-out inputs."""
-        best, plans = self.outcome(loop, trial), [trial.plan.widths()]
+        best, plans = self.outcome(loop, trial), [_essence(trial)]
         for share in _SHARES:
             program = replace(loop.program, scores=lighter(loop.program.scores, self.streams, share))
             other = replace(loop, program=program, trials=[], reason="")
@@ -44,9 +44,9 @@ class Weighing:
                 found = self.search(other)
             except BudgetError:  # noise: the budget was met before
                 continue
-            if found.plan.widths() in plans:
+            if _essence(found) in plans:
                 continue
-            plans.append(found.plan.widths())
+            plans.append(_essence(found))
             outcome = self._priced(loop, best, self.outcome(other, found))
             if divergence(outcome) < _BETTER * divergence(best):
                 moved = f"{divergence(best):.3g} became {divergence(outcome):.3g}"
@@ -62,6 +62,11 @@ class Weighing:
         damage = loop.program.damage_of(answer)
         answer = replace(answer, objective=damage, bound=min(damage, least))
         return replace(outcome, search=replace(outcome.search, answer=answer))
+
+
+def _essence(trial: Trial) -> tuple[dict[str, int], frozenset[str]]:
+    """What tells plans of one case apart: the widths, and the blocks that go."""
+    return trial.plan.widths(), frozenset(trial.plan.removed)
 
 
 def divergence(outcome: Outcome) -> float:

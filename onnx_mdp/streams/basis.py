@@ -87,12 +87,8 @@ def principal(moment: Array, *, centered: bool) -> Array:
 
     With `centered` the last row is the direction of all ones, and the others are orthogonal to it.
     """
-    width = len(moment)
-    if not centered:
-        return _directions(moment)
-    inner = reflection(width)[:-1]  # an orthonormal basis of the vectors of zero mean
-    rows = _directions(inner @ moment @ inner.T) @ inner
-    return np.vstack([rows, np.full(width, width**-0.5)])
+    inner = _inner(len(moment), centered=centered)
+    return _completed(_directions(inner @ moment @ inner.T) @ inner, centered=centered)
 
 
 def most_wanted(moment: Array, wanted: Array, *, centered: bool) -> Array:
@@ -101,15 +97,25 @@ def most_wanted(moment: Array, wanted: Array, *, centered: bool) -> Array:
     With x of second moment H read by matrices of outer product G, the k numbers that least squares makes the most of
     are those of U^T H^(-1/2) x, with U the strongest eigenvectors of H^(1/2) G H^(1/2) (reduced rank regression).
     """
-    inner = reflection(len(moment))[:-1] if centered else np.eye(len(moment))
+    inner = _inner(len(moment), centered=centered)
     h, g = inner @ moment @ inner.T, inner @ wanted @ inner.T
     values, vectors = np.linalg.eigh(h)
     values = np.maximum(values, 0) + _RIDGE * values.mean()
     root = (vectors * np.sqrt(values)) @ vectors.T
     inverse = (vectors / np.sqrt(values)) @ vectors.T
     rows = _directions(root @ g @ root) @ inverse
-    found = np.linalg.qr(rows.T)[0].T @ inner
-    return np.vstack([found, np.full(len(moment), len(moment) ** -0.5)]) if centered else found
+    return _completed(np.linalg.qr(rows.T)[0].T @ inner, centered=centered)
+
+
+def _inner(width: int, *, centered: bool) -> Array:
+    """An orthonormal basis as rows: of the vectors of zero mean, or of all."""
+    return reflection(width)[:-1] if centered else np.eye(width)
+
+
+def _completed(rows: Array, *, centered: bool) -> Array:
+    """An orthonormal basis of all vectors: that of zero mean with the direction of all ones in the end."""
+    width = rows.shape[1]
+    return np.vstack([rows, np.full(width, width**-0.5)]) if centered else rows
 
 
 def _directions(moment: Array) -> Array:

@@ -22,7 +22,7 @@ from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.graph.weights import array, put, with_weights
 from onnx_mdp.groups.couple import Coupling, couple
-from onnx_mdp.groups.find import Analysis
+from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors
 from onnx_mdp.runtime.base import Runtime
@@ -65,6 +65,10 @@ class Turned:
         return frozenset(
             m for stream in self.streams.values() if _is_marked(stream, self.marks) for m in stream.members
         )
+
+    def analysis(self, locks: Iterable[str] = ()) -> Analysis:
+        """What can be pruned in the network."""
+        return analyze(self.coupling.network, locks, self.coupling, self.empty, self.members)
 
     def timed(self, analysis: Analysis) -> Analysis:
         """The analysis over a network with the operators of a result: its numbers are wrong, its latency right."""

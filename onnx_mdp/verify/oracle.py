@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from onnx_mdp.errors import ProofError, RuntimeBackendError
-from onnx_mdp.graph.check import check, has_symbolic_batch, random_feeds, signature
+from onnx_mdp.graph.check import Signature, check, has_symbolic_batch, random_feeds, signature
 from onnx_mdp.graph.external import Loadable, loadable
 from onnx_mdp.graph.load import Source
 from onnx_mdp.graph.network import Network
@@ -56,7 +56,7 @@ def prove(
     Raises:
         ProofError: they differ, the pruned model is invalid, or its signature is not the original's.
     """
-    _check_structure(source, pruned)
+    check_structure(pruned, source.signature, "the pruned model")
     every = [*_random(source, analysis, pruned, runtime), *feeds]
     tolerance, plain = _tolerance(analysis.network), _rounds(analysis.network)
     original = _run(runtime.open(source.reference, optimize=not plain), every)
@@ -74,13 +74,10 @@ def prove_same(
     """The largest relative error between two forms of one model, on random inputs and on `feeds`.
 
     Raises:
-        ProofError: they differ, or the second is invalid.
+        ProofError: they differ, or the second is invalid or has another signature.
     """
+    check_structure(after, signature(before), "the rewritten model")
     every = [*(random_feeds(after, network.inputs, seed) for seed in (1, 2)), *feeds]
-    try:
-        check(after)
-    except ValueError as error:
-        raise ProofError(f"the rewritten model is not valid ONNX: {error}; please report this model") from error
     plain = _rounds(network)
     first, second = (_run(_open(runtime, model, plain), every) for model in (before, after))
     return _compare(first, second, _tolerance(network), "the rewritten model", "the one before")
@@ -98,13 +95,18 @@ def _tolerance(network: Network) -> float:
     return max(codes, *(_TOLERANCES.get(kind, 0.0) for kind in kinds)) or FP32_TOLERANCE
 
 
-def _check_structure(source: Source, pruned: onnx.ModelProto) -> None:
+def check_structure(model: onnx.ModelProto, given: tuple[Signature, Signature], what: str) -> None:
+    """Check a model that was made of another, of which `given` is the signature; `what` is its name in messages.
+
+    Raises:
+        ProofError: it is invalid, or its signature is not the other's.
+    """
     try:
-        check(pruned)
+        check(model)
     except ValueError as error:
-        raise ProofError(f"the pruned model is not valid ONNX: {error}; please report this model") from error
-    if signature(pruned) != source.signature:
-        raise ProofError("the pruned model's inputs or outputs differ from the original's; please report this model")
+        raise ProofError(f"{what} is not valid ONNX: {error}; please report this model") from error
+    if signature(model) != given:
+        raise ProofError(f"{what}'s inputs or outputs differ from the original's; please report this model")
 
 
 def _random(source: Source, analysis: Analysis, model: onnx.ModelProto, runtime: Runtime) -> list[dict[str, Array]]:
