@@ -54,9 +54,10 @@ class SearchOptions:
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
-        streams: What becomes of streams that layer normalizations read, of which no channel can go: `rotate` turns them
-            to their principal directions, which changes no result, so that the weakest can go; `keep` leaves them
-            whole; `auto` rotates where there are --inputs to take the directions from.
+        streams: What becomes of streams that layer normalizations read: `rotate` turns them to their principal
+            directions, which changes no result, so that the weakest can go, and of those that cannot be turned lets
+            single units go, whose statistics are then missing; `keep` leaves all of them whole; `auto` is `rotate`
+            where there are --inputs to choose by, else `keep`.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default those the device likes, and 1 for a uniform cut.
         importance: What units are worth: `magnitude`, or with --inputs `activation`, `reconstruction` or, with PyTorch,

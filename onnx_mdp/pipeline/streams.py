@@ -1,11 +1,11 @@
-"""Rotating the streams of the model at hand, and what of that a plan file holds."""
+"""Making the streams of the model at hand cuttable, and what of that a plan file holds."""
 
 from __future__ import annotations
 
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,25 @@ def check_streams(name: str) -> None:
         raise OptionError(f"--streams {name}: choose from {', '.join(STREAMS)}")
 
 
-def rotate(network: Network, runtime: Runtime, inputs: Inputs | None, seed: int, *, refits: bool) -> Turned | None:
-    """The network with its streams rotated to their directions over inputs; None where no stream can be."""
+def open_streams(
+    network: Network, runtime: Runtime, inputs: Inputs | None, seed: int, *, refits: bool, rotates: bool
+) -> Turned | None:
+    """The network with its normalized streams made cuttable; None where none can be.
+
+    With `rotates`, those that can are rotated to their directions over inputs.
+    """
     if inputs is None:
         inputs = read_inputs(network.model.graph, SYNTHETIC, Reading(samples=_SAMPLES, seed=seed), network.inputs)
-    found = turn(network, runtime, inputs.take(0, max(_SAMPLES, inputs.batch)), refits=refits)
-    return found if found.streams else None
+    few = inputs.take(0, max(_SAMPLES, inputs.batch))
+    found = turn(network, runtime, few, refits=refits, rotates=rotates)
+    return found if found.streams or found.selected else None
+
+
+def turned_again(network: Network, runtime: Runtime, bases: Bases, selected: Collection[str]) -> Turned | None:
+    """The network as a plan was made for: in its bases, and with these normalizations spelled out."""
+    if not bases and not selected:
+        return None
+    return turn(network, runtime, bases, rotates=bool(bases), selects=selected)
 
 
 def write_plan(path: Path, plan: Mapping[str, Any], bases: Bases) -> None:

@@ -1,10 +1,11 @@
 """Sequential ridge least squares: each layer of a cut model learns what the dense layer put out.
 
-In graph order, every operator that is linear in a weight (a site) is fitted, weight and bias, so that from the cut
-model's own input it makes the dense model's output, as in Channel Pruning (He et al., 2017) and Optimal Brain
-Compression (Frantar & Alistarh, 2022). Where the output joins a residual stream the target is what the sum should be:
-dense sum minus the cut model's other summand, so that a block also mends what those before it left. Weights are drawn
-towards those of the cut, by as much as held-out inputs favor; where no fit does better on them, the cut's weights stay.
+In graph order, every operator that is linear in a weight (a site) is fitted, weight and bias, and the scale and bias of
+every normalization that is spelled out, so that from the cut model's own input it makes the dense model's output, as in
+Channel Pruning (He et al., 2017) and Optimal Brain Compression (Frantar & Alistarh, 2022). Where the output joins a
+residual stream the target is what the sum should be: dense sum minus the cut model's other summand, so that a block
+also mends what those before it left. Weights are drawn towards those of the cut, by as much as held-out inputs favor;
+where no fit does better on them, the cut's weights stay.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.statistics.gram import Gram
+from onnx_mdp.statistics.scales import find_scales
 from onnx_mdp.statistics.sites import WORK, Indices, Site, bias_of, carried_bias, choose_picks, find_sites
 from onnx_mdp.statistics.streams import is_normalized, residual, row_weights
 from onnx_mdp.statistics.walk import Batch, Walk
@@ -35,6 +37,7 @@ Array = NDArray[Any]
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 _HELD_OUT = 5  # every fifth batch
 _EXACT = 1e-10  # relative error that is rounding
+_BIASLESS = ("MatMul", "Mul")  # operators that add nothing
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,9 @@ class Refitter:
 
     def pairs(self) -> list[Pair]:
         """The sites whose input the cut changes, in graph order."""
-        dense = {site.node.outputs[0]: site for site in find_sites(self._analysis.network)}
+        dense = {site.node.outputs[0]: site for site in _sites(self._analysis.network)}
         touched = touched_nodes(self._analysis, self._plan)
-        sites = [(site, dense.get(site.node.outputs[0])) for site in find_sites(self._network)]
+        sites = [(site, dense.get(site.node.outputs[0])) for site in _sites(self._network)]
         return [Pair(site, partner) for site, partner in sites if partner and partner.node.index in touched]
 
     def fit(self, pair: Pair) -> Refit | None:
@@ -157,7 +160,7 @@ class Refitter:
         before = float(held.error(matrix, bias).sum())
         if before <= _EXACT * energy:
             return None
-        free = site.bias is not None or site.node.op != "MatMul"
+        free = site.bias is not None or site.node.op not in _BIASLESS
         errors = {r: float(held.error(*fitted.fit(matrix, bias, r, free=free)).sum()) for r in _RIDGES}
         ridge = min(errors, key=lambda r: errors[r])
         if not errors[ridge] < before:
@@ -185,13 +188,18 @@ class Refitter:
         if site.bias is not None:
             before = array(self._weights[site.bias])
             put(self._weights[site.bias], carried_bias(site, before, bias), site.bias)
-        elif site.node.op != "MatMul":
+        elif site.node.op not in _BIASLESS:
             name = f"{site.weight}/bias"
             self._weights[name] = self.model.graph.initializer.add()
             put(self._weights[name], bias.reshape(-1).astype(weight.dtype), name)
             node = self.model.graph.node[site.node.index]
             del node.input[2:]
             node.input.append(name)
+
+
+def _sites(network: Network) -> list[Site]:
+    """What can be fitted, in graph order."""
+    return sorted((*find_sites(network), *find_scales(network)), key=lambda site: site.node.index)
 
 
 def _wanted(site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indices) -> tuple[Array, Array | None]:

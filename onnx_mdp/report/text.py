@@ -155,7 +155,9 @@ def anatomy(found: dict[str, Any]) -> RenderableType:
 def _becomes(stream: dict[str, Any]) -> str:
     if stream["rotates"]:
         return "with --inputs, it is rotated to its principal directions and then cut"
-    return f"it is not rotated: {stream['reason']}"
+    if stream["selects"]:
+        return f"with --inputs, units of it are selected (normalized); it is not rotated: {stream['reason']}"
+    return f"it is not cut: {stream['reason']}"
 
 
 def _prunable(share: dict[str, Any]) -> str:

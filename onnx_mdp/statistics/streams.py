@@ -39,7 +39,13 @@ def is_normalized(network: Network, stream: str) -> bool:
     for node in network.consumers.get(stream, ()):
         if node.op in _NORMALIZATIONS or (node.op == "Add" and is_normalized(network, node.outputs[0])):
             return True
+        if node.op == "Mul" and any(reader.op == "ReduceSum" for reader in _readers(network, node)):
+            return True  # one that is spelled out over units that are marked
     return False
+
+
+def _readers(network: Network, node: Node) -> tuple[Node, ...]:
+    return network.consumers.get(node.outputs[0], ())
 
 
 def row_weights(site: Site, stream: Array, picks: Indices) -> Array:

@@ -1,4 +1,6 @@
-"""Rotates streams to the directions that matter most, and brings what is cut back to the operators it had.
+"""Makes streams that normalizations read cuttable, and brings what is cut back to the operators it had.
+
+They are rotated to the directions that matter most; of those that cannot be rotated units are selected.
 
 Principal directions of normalized activations as the basis of a residual stream, so that slices of it can be deleted:
 SliceGPT (ICLR 2024), section 3. Where layers are fitted anew after the cut, directions are ordered by what least
@@ -10,13 +12,13 @@ mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 
-from onnx_mdp.axes.terms import Factor, Term
+from onnx_mdp.axes.terms import Factor, Term, leaves
 from onnx_mdp.graph.network import Network, Node, read_network
 from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
@@ -30,6 +32,7 @@ from onnx_mdp.statistics.walk import Walk
 from onnx_mdp.streams.basis import along, instances, most_wanted, principal, reflection
 from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import MEAN_FREE, PROJECTED, fold, own_operands
+from onnx_mdp.streams.select import Selected, as_operators, gathered, selectable, spell, units_of
 from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
 
 _BYTES = 128 << 20  # of activations of one batch that are looked at together
@@ -38,14 +41,15 @@ Bases = Mapping[str, Array]
 
 @dataclass(frozen=True, eq=False)
 class Turned:
-    """A network whose streams have their principal directions as units, strongest first.
+    """A network whose streams can be cut: by their principal directions, strongest first, or unit by unit.
 
     Attributes:
         coupling: of the network that computes.
-        streams: its streams, by the name of their first weight.
+        streams: its streams that are rotated, by the name of their first weight.
         marks: results of normalizations that subtract a mean in a result, and need not in `network`.
         bases: by stream, the rows that its units are in the basis it had: what a plan file has to hold.
-        fixed: the normalized streams that were left alone.
+        fixed: the normalized streams that were not rotated.
+        selected: the normalizations that are spelled out, so that units of what they read can go, by their results.
     """
 
     coupling: Coupling
@@ -53,6 +57,12 @@ class Turned:
     marks: frozenset[str]
     bases: Bases
     fixed: tuple[Fixed, ...] = ()
+    selected: Selected = field(default_factory=dict)
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """The weights that mark the units of normalizations that are spelled out, by these' results."""
+        return {result: units_of(result) for result in self.selected}
 
     @property
     def members(self) -> frozenset[Member]:
@@ -68,19 +78,20 @@ class Turned:
 
     def analysis(self, locks: Iterable[str] = ()) -> Analysis:
         """What can be pruned in the network."""
-        return analyze(self.coupling.network, locks, self.coupling, self.empty, self.members)
+        marks = {(units, 0) for units in self.units.values()}
+        return analyze(self.coupling.network, locks, self.coupling, self.empty, self.members, marks)
 
     def timed(self, analysis: Analysis) -> Analysis:
         """The analysis over a network with the operators of a result: its numbers are wrong, its latency right."""
         network = analysis.network
-        model = with_weights(network.model, network.model.graph.initializer)
+        model = gathered(network.model, self.selected)
         for node in _marked(model, self.marks):
             node.op_type = CENTERING
         for node in model.graph.node:
             if node.output[0].endswith(PROJECTED):
                 node.op_type = "Identity"
                 del node.input[1:]
-        nodes = [self._timed(node) for node in network.nodes]
+        nodes = [self._timed(node) for node in as_operators(network, self.selected)]
         return replace(
             analysis, coupling=replace(analysis.coupling, network=replace(network, model=model, nodes=tuple(nodes)))
         )
@@ -95,6 +106,7 @@ class Turned:
 
         A model that has them already is returned as it is.
         """
+        model = gathered(model, self.selected)
         if not any(True for _ in _marked(model, self.marks)):
             return model
         widths = {factor: len(kept) for factor, kept in factors(analysis, plan).items()}
@@ -111,8 +123,19 @@ class Turned:
         return copy
 
 
-def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases, *, refits: bool = True) -> Turned:
-    """The network with every stream that allows it rotated to the directions that matter most over some inputs.
+def turn(
+    network: Network,
+    runtime: Runtime,
+    inputs: Inputs | Bases,
+    *,
+    refits: bool = True,
+    rotates: bool = True,
+    selects: Collection[str] | None = None,
+) -> Turned:
+    """The network with its normalized streams made cuttable.
+
+    Every stream that allows it is rotated to the directions that matter most over some inputs; the normalizations over
+    others are spelled out where nothing else is in the way.
 
     Args:
         network: in normal form; its model is left as it is.
@@ -120,31 +143,54 @@ def turn(network: Network, runtime: Runtime, inputs: Inputs | Bases, *, refits: 
         inputs: to take the directions from; or the bases of a turned network, to turn this one likewise.
         refits: whether what reads a stream will be fitted anew after a cut: then the first directions are those that
             least squares makes the most of, else those of most energy.
+        rotates: whether to rotate streams.
+        selects: results of the normalizations that may be spelled out; by default all.
     """
+    before, streams, fixed = _found(network, rotates=rotates)
+    marks = frozenset(node.outputs[0] for stream in streams for node in stream.norms if node.op == CENTERING)
+    results = {node.outputs[0] for norms in selectable(before).values() for node in norms} - marks
+    model = fold(before, streams) if streams else with_weights(network.model, network.model.graph.initializer)
+    selected = spell(model, before.network, results if selects is None else results.intersection(selects))
+    if not (streams or selected):
+        return Turned(before, {}, marks, {}, fixed)
+    coupling = couple(read_network(model, network.inputs))
+    marks = frozenset(_renamed(coupling.network, marks))
+    turned = Turned(coupling, {}, marks, {}, fixed, selected)
+    return _rotated(turned, runtime, inputs, refits=refits) if streams else turned
+
+
+def _found(network: Network, *, rotates: bool) -> tuple[Coupling, Sequence[Stream], tuple[Fixed, ...]]:
+    """The streams that can be rotated, the normalized ones that cannot, and the coupling of a network that they are in.
+
+    It is that of the network itself where there is nothing to rotate.
+    """
+    if not rotates:
+        return couple(network), (), ()
     model = with_weights(network.model, network.model.graph.initializer)
     own_operands(model)
     before = couple(read_network(model, network.inputs))
     found, fixed = find_streams(before)
-    marks = frozenset(node.outputs[0] for stream in found for node in stream.norms if node.op == CENTERING)
-    if not found:
-        return Turned(couple(network), {}, marks, {}, fixed)
-    folded = read_network(fold(before, found), network.inputs)
-    marks = frozenset(_renamed(folded, marks))
-    coupling = couple(folded)
-    streams = {next(iter(stream.members))[0]: stream for stream in find_streams(coupling)[0]}
+    return before if found else couple(network), found, fixed
+
+
+def _rotated(turned: Turned, runtime: Runtime, inputs: Inputs | Bases, *, refits: bool) -> Turned:
+    """The network, whose weights are changed in place, in new bases."""
+    coupling, marks = turned.coupling, turned.marks
+    spelled = {leaf for name in turned.units.values() for leaf in leaves(coupling.axes[name][0])}
+    streams = {next(iter(stream.members))[0]: stream for stream in find_streams(coupling, spelled)[0]}
     if isinstance(inputs, Mapping):
         bases: Bases = inputs
     else:
-        moments = _moments(coupling, streams.values(), Walk(folded.model, inputs, runtime, 0))
+        moments = _moments(coupling, streams.values(), Walk(coupling.network.model, inputs, runtime, 0))
         marked = {name for name, stream in streams.items() if _is_marked(stream, marks)}
         bases = {
             name: _basis(coupling, stream, moments, centered=name in marked, refits=refits)
             for name, stream in streams.items()
         }
-    tensors = {tensor.name: tensor for tensor in folded.model.graph.initializer}
+    tensors = {tensor.name: tensor for tensor in coupling.network.model.graph.initializer}
     for name, stream in streams.items():
         _apply(tensors, stream, coupling.axes, bases[name], {})
-    return Turned(coupling, streams, marks, {name: bases[name] for name in streams}, fixed)
+    return replace(turned, streams=streams, bases={name: bases[name] for name in streams})
 
 
 def _renamed(network: Network, marks: Iterable[str]) -> Iterator[str]:

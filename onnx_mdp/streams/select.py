@@ -1,0 +1,162 @@
+"""Lets units of a normalized axis go one by one: normalizations are spelled out over the units that are marked.
+
+A LayerNormalization takes its mean and its variance over all units, so that without some of them it computes something
+else. Spelled out, both are sums over units divided by a count, and every unit has a mark of one in a weight of its own:
+where the marks of some units are zero, the statistics are those of the others. A cut takes the units and their
+marks away, which is exactly that. What is left is the operator that was there, with the scale and the bias of the
+units that stay; it is the model's own function only as far as the statistics of these are those of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnx_mdp.axes.terms import Factor, leaves
+from onnx_mdp.graph.network import Network, Node
+from onnx_mdp.graph.precompute import drop_dead
+from onnx_mdp.graph.weights import put, with_weights
+from onnx_mdp.groups.couple import Coupling
+from onnx_mdp.streams.operators import place_of
+from onnx_mdp.streams.stream import CENTERING
+
+Selected = Mapping[str, onnx.NodeProto]  # the result of a normalization -> the operator that it is
+_SPELLED = "/selected/"
+_LEAST_OPSET = 13  # sums take their axes as an input from then on
+_NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)  # statistics are computed in single precision
+
+
+def selectable(coupling: Coupling) -> dict[Factor, tuple[Node, ...]]:
+    """The axes that nothing but normalizations over them lock, with these, in graph order."""
+    norms = [node for node in coupling.network.nodes if _can_be_spelled(coupling.network, node)]
+    places = {place_of(node) for node in norms}
+    found: dict[Factor, tuple[Node, ...]] = {}
+    for node in norms:
+        for leaf in dict.fromkeys(leaves(coupling.axes[node.inputs[0]][-1])):
+            reasons = coupling.frozen.get(leaf, ())
+            if leaf.size > 1 and leaf in coupling.members and places.issuperset(freeze.node for freeze in reasons):
+                found[leaf] = (*found.get(leaf, ()), node)
+    return found
+
+
+def _can_be_spelled(network: Network, node: Node) -> bool:
+    rank = len(network.shapes.get(node.inputs[0], ()))
+    last = node.attributes.get("axis", -1) in (-1, rank - 1)
+    plain = node.op == CENTERING and node.domain == "ai.onnx" and not any(node.outputs[1:])
+    return plain and rank > 0 and last and network.opsets["ai.onnx"] >= _LEAST_OPSET
+
+
+def units_of(result: str) -> str:
+    """The weight that marks the units of a normalization."""
+    return f"{result}{_SPELLED}units"
+
+
+def spell(model: onnx.ModelProto, network: Network, results: Collection[str]) -> Selected:
+    """Spell normalizations out in place; those operators, by their results.
+
+    Args:
+        model: has the normalizations of `network` by the same results; what they read may have other names.
+        network: to take types and sizes from.
+        results: which normalizations.
+    """
+    found: dict[str, onnx.NodeProto] = {}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        name = node.output[0]
+        if name in results:
+            source = network.producers[name].inputs[0]
+            found[name] = onnx.NodeProto.FromString(node.SerializeToString())
+            nodes += _Spelling(model, node).nodes(network.shapes[source][-1], network.types[source])
+        else:
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    if found:
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+    return found
+
+
+class _Spelling:
+    """Writes one normalization out, step by step."""
+
+    def __init__(self, model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+        self._model = model
+        self._node = node
+        self._made: list[onnx.NodeProto] = []
+
+    def nodes(self, width: int, elem: int) -> list[onnx.NodeProto]:
+        """What computes the same where all units are marked."""
+        x, node, wide = self._node.input[0], self._node, TensorProto.FLOAT if elem in _NARROW else elem
+        if wide != elem:
+            x = self._step("Cast", "wide", x, to=wide)
+        kind = helper.tensor_dtype_to_np_dtype(wide)
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        units = self._weight("units", np.ones(width, kind))
+        parts = self._step("Mul", "parts", x, units)
+        count = self._sum("count", units)
+        mean = self._step("Div", "mean", self._sum("total", parts), count)
+        centered = self._step("Sub", "centered", parts, self._step("Mul", "means", mean, units))
+        squares = self._step("Mul", "squares", centered, centered)
+        variance = self._step("Div", "variance", self._sum("square", squares), count)
+        raised = self._step("Add", "raised", variance, self._weight("epsilon", np.asarray(epsilon, kind)))
+        y = self._step("Div", "normalized", centered, self._step("Sqrt", "root", raised))
+        if wide != elem:
+            y = self._step("Cast", "narrow", y, to=elem)
+        for op, what, name in zip(("Mul", "Add"), ("scaled", "shifted"), node.input[1:], strict=False):
+            y = self._step(op, what, y, name) if name else y
+        self._made[-1].output[0], self._made[-1].name = node.output[0], node.name
+        return self._made
+
+    def _step(self, op: str, what: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{self._node.output[0]}{_SPELLED}{what}"
+        self._made.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def _sum(self, what: str, name: str) -> str:
+        return self._step("ReduceSum", what, name, self._weight(f"{what}/last", np.array([-1])), keepdims=1)
+
+    def _weight(self, what: str, values: Any) -> str:
+        name = f"{self._node.output[0]}{_SPELLED}{what}"
+        put(self._model.graph.initializer.add(), values, name)
+        return name
+
+
+def gathered(model: onnx.ModelProto, selected: Selected) -> onnx.ModelProto:
+    """A model with normalizations as operators again; one that has none spelled out is returned as it is."""
+    inputs = {node.output[0]: list(node.input) for node in model.graph.node}
+    if not any(f"{name}{_SPELLED}parts" in inputs for name in selected):
+        return model
+    copy = with_weights(model, model.graph.initializer)
+    for node in copy.graph.node:
+        name = node.output[0]
+        if f"{name}{_SPELLED}parts" in inputs:
+            node.CopyFrom(selected[name])
+            node.input[:] = _operands(name, inputs)
+    drop_dead(copy.graph)
+    return copy
+
+
+def _operands(result: str, inputs: Mapping[str, Sequence[str]]) -> list[str]:
+    """What a normalization reads that is spelled out, by what its steps read."""
+    stem, last = f"{result}{_SPELLED}", inputs[result][1]
+    source = inputs.get(f"{stem}wide", inputs[f"{stem}parts"])[0]
+    scaled = inputs.get(f"{stem}scaled")
+    return [source, scaled[1], last] if scaled else [source, last]
+
+
+def as_operators(network: Network, selected: Selected) -> Iterator[Node]:
+    """The nodes of a network with normalizations as operators again; what spelled them out becomes constant."""
+    inputs = {node.outputs[0]: node.inputs for node in network.nodes}
+    for node in network.nodes:
+        result, spelled, _ = node.outputs[0].partition(_SPELLED)
+        if node.outputs[0] in selected:
+            operator = selected[node.outputs[0]]
+            yield replace(node, op=operator.op_type, inputs=tuple(_operands(node.outputs[0], inputs)))
+        elif spelled and result in selected:
+            yield replace(node, op="Identity", inputs=(units_of(result),))
+        else:
+            yield node
