@@ -23,6 +23,7 @@ from onnx_mdp.latency.borrow import BorrowedMeter
 from onnx_mdp.latency.correct import Correction
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.again import Again, AnyLoop
+from onnx_mdp.pipeline.approximation import approximation_fact
 from onnx_mdp.pipeline.case import Case, Planner
 from onnx_mdp.pipeline.constraints import check_uniform
 from onnx_mdp.pipeline.drop import DropSearch, Probe
@@ -159,6 +160,8 @@ class Pruner(Planner):
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
         report = replace(report, seconds=seconds, warnings=self.warnings)
         report = replace(report, lossless=case.prepared.lossless(), recovery=recovery_fact(recovery))
+        found = approximation_fact(case, outcome.plan, outcome.model, recovery, self.options.seed)
+        report = replace(report, approximation=found)
         result = PruneResult(outcome.model, case.plan_json(outcome.plan), report, case.bases)
         self._write(result, external=case.source.external)
         return result

@@ -15,8 +15,7 @@ from onnx_mdp.errors import OptionError, PlanError
 from onnx_mdp.graph.network import Network
 from onnx_mdp.graph.save import write_bytes, write_text
 from onnx_mdp.inputs.base import Inputs
-from onnx_mdp.inputs.load import SYNTHETIC, Reading
-from onnx_mdp.pipeline.stages import read_inputs
+from onnx_mdp.pipeline.stages import seeded_inputs
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.streams.turn import Bases, Turned, turn
 
@@ -42,7 +41,7 @@ def open_streams(
     With `rotates`, those that can are rotated to their directions over inputs.
     """
     if inputs is None:
-        inputs = read_inputs(network.model.graph, SYNTHETIC, Reading(samples=_SAMPLES, seed=seed), network.inputs)
+        inputs = seeded_inputs(network, _SAMPLES, seed)
     few = inputs.take(0, max(_SAMPLES, inputs.batch))
     found = turn(network, runtime, few, refits=refits, rotates=rotates)
     return found if found.streams or found.selected else None

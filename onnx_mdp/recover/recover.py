@@ -83,6 +83,12 @@ def recover(
     return Recovery(recovered if after < before else model, before, after, divergence.unit, held.count, refits)
 
 
+def distance(dense: Loadable, model: Loadable, inputs: Inputs, runtime: Runtime) -> tuple[float, str]:
+    """How far a model's outputs are from the dense one's, and what that is counted in."""
+    divergence = Divergence.fit(_outputs(dense, inputs, runtime))
+    return divergence.divergence(_outputs(model, inputs, runtime)), divergence.unit
+
+
 def _outputs(model: Loadable, inputs: Inputs, runtime: Runtime) -> Iterator[Sequence[Array]]:
     with loadable(model) as reference:
         session = runtime.open(reference)

@@ -51,6 +51,7 @@ def summary(report: Report, path: str) -> RenderableType:
         f"proof: equals the masked original to {report.proof['max_relative_error']:.1e} "
         f"(allowed {report.proof['tolerance']:g}) on {report.proof['input_sets']} input sets"
     )
+    lines += _approximated(report.approximation)
     if report.lut:
         asked = report.lut["measured"] + report.lut["reused"]
         reused = f"{100 * report.lut['reused'] / max(asked, 1):.0f}%"
@@ -106,6 +107,18 @@ def _recovered(found: Mapping[str, Any]) -> list[str]:
     fitted = sum(layer["ridge"] is not None for layer in found["layers"])
     moved = f"{found['unit']} {found['before']:.3g} became {found['after']:.3g} on {found['inputs']} held-out inputs"
     return [f"recovered: {moved}, {fitted} layers fitted anew"]
+
+
+def _approximated(found: Mapping[str, Any]) -> list[str]:
+    """What the proof does not say: the original that is masked takes its statistics over what stays."""
+    if not found:
+        return []
+    groups = f"{len(found['groups'])} normalized group{'s' * (len(found['groups']) != 1)} cut: {_few(found['groups'])}"
+    error = f"{found['unit']} {found['error']:.3g} on {found['inputs']} {found['which']} inputs"
+    return [
+        f"approximate: {groups}; the masked original takes statistics over the units that stay, "
+        f"the model's own function is approximated: {error}"
+    ]
 
 
 def _accuracy(found: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,7 @@ units that stay; it is the model's own function only as far as the statistics of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ from onnx import TensorProto, helper
 
 from onnx_mdp.axes.terms import Factor, leaves
 from onnx_mdp.graph.network import Network, Node
-from onnx_mdp.graph.precompute import drop_dead
-from onnx_mdp.graph.weights import put, with_weights
+from onnx_mdp.graph.weights import put
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.streams.operators import place_of
 from onnx_mdp.streams.stream import CENTERING
@@ -125,19 +123,25 @@ class _Spelling:
         return name
 
 
-def gathered(model: onnx.ModelProto, selected: Selected) -> onnx.ModelProto:
-    """A model with normalizations as operators again; one that has none spelled out is returned as it is."""
+def is_spelled(model: onnx.ModelProto, selected: Selected) -> bool:
+    """Whether some of the normalizations are spelled out in a model."""
+    return any(node.output[0].partition(_SPELLED)[0] in selected for node in model.graph.node if _is_step(node))
+
+
+def gather(model: onnx.ModelProto, selected: Selected) -> None:
+    """Make normalizations operators again in place; all other steps of them become copies of a weight."""
     inputs = {node.output[0]: list(node.input) for node in model.graph.node}
-    if not any(f"{name}{_SPELLED}parts" in inputs for name in selected):
-        return model
-    copy = with_weights(model, model.graph.initializer)
-    for node in copy.graph.node:
+    for node in model.graph.node:
         name = node.output[0]
         if f"{name}{_SPELLED}parts" in inputs:
             node.CopyFrom(selected[name])
             node.input[:] = _operands(name, inputs)
-    drop_dead(copy.graph)
-    return copy
+        elif _is_step(node):
+            node.CopyFrom(helper.make_node("Identity", [units_of(name.partition(_SPELLED)[0])], [name], name))
+
+
+def _is_step(node: onnx.NodeProto) -> bool:
+    return _SPELLED in node.output[0]
 
 
 def _operands(result: str, inputs: Mapping[str, Sequence[str]]) -> list[str]:
@@ -146,17 +150,3 @@ def _operands(result: str, inputs: Mapping[str, Sequence[str]]) -> list[str]:
     source = inputs.get(f"{stem}wide", inputs[f"{stem}parts"])[0]
     scaled = inputs.get(f"{stem}scaled")
     return [source, scaled[1], last] if scaled else [source, last]
-
-
-def as_operators(network: Network, selected: Selected) -> Iterator[Node]:
-    """The nodes of a network with normalizations as operators again; what spelled them out becomes constant."""
-    inputs = {node.outputs[0]: node.inputs for node in network.nodes}
-    for node in network.nodes:
-        result, spelled, _ = node.outputs[0].partition(_SPELLED)
-        if node.outputs[0] in selected:
-            operator = selected[node.outputs[0]]
-            yield replace(node, op=operator.op_type, inputs=tuple(_operands(node.outputs[0], inputs)))
-        elif spelled and result in selected:
-            yield replace(node, op="Identity", inputs=(units_of(result),))
-        else:
-            yield node

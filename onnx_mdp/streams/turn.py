@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from onnx_mdp.axes.terms import Factor, Term, leaves
-from onnx_mdp.graph.network import Network, Node, read_network
+from onnx_mdp.graph.network import Network, read_network, read_node
 from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.graph.weights import array, put, with_weights
@@ -32,7 +32,7 @@ from onnx_mdp.statistics.walk import Walk
 from onnx_mdp.streams.basis import along, instances, most_wanted, principal, reflection
 from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import MEAN_FREE, PROJECTED, fold, own_operands
-from onnx_mdp.streams.select import Selected, as_operators, gathered, selectable, spell, units_of
+from onnx_mdp.streams.select import Selected, gather, is_spelled, selectable, spell, units_of
 from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
 
 _BYTES = 128 << 20  # of activations of one batch that are looked at together
@@ -84,33 +84,29 @@ class Turned:
     def timed(self, analysis: Analysis) -> Analysis:
         """The analysis over a network with the operators of a result: its numbers are wrong, its latency right."""
         network = analysis.network
-        model = gathered(network.model, self.selected)
+        model = with_weights(network.model, network.model.graph.initializer)
+        gather(model, self.selected)
         for node in _marked(model, self.marks):
             node.op_type = CENTERING
         for node in model.graph.node:
             if node.output[0].endswith(PROJECTED):
                 node.op_type = "Identity"
                 del node.input[1:]
-        nodes = [self._timed(node) for node in as_operators(network, self.selected)]
+        nodes = tuple(read_node(i, node) for i, node in enumerate(model.graph.node))
         return replace(
-            analysis, coupling=replace(analysis.coupling, network=replace(network, model=model, nodes=tuple(nodes)))
+            analysis, coupling=replace(analysis.coupling, network=replace(network, model=model, nodes=nodes))
         )
-
-    def _timed(self, node: Node) -> Node:
-        if node.outputs[0].endswith(PROJECTED):
-            return replace(node, op="Identity", inputs=node.inputs[:1])
-        return replace(node, op=CENTERING) if _is_mark(node.op, node.outputs, self.marks) else node
 
     def restored(self, analysis: Analysis, plan: Plan, model: onnx.ModelProto) -> onnx.ModelProto:
         """A cut model with the normalizations that the original has; it computes the same.
 
         A model that has them already is returned as it is.
         """
-        model = gathered(model, self.selected)
-        if not any(True for _ in _marked(model, self.marks)):
+        if not is_spelled(model, self.selected) and not any(True for _ in _marked(model, self.marks)):
             return model
         widths = {factor: len(kept) for factor, kept in factors(analysis, plan).items()}
         copy = with_weights(model, model.graph.initializer)
+        gather(copy, self.selected)
         tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
         for stream in self.streams.values():
             if _is_marked(stream, self.marks):
@@ -200,12 +196,8 @@ def _renamed(network: Network, marks: Iterable[str]) -> Iterator[str]:
         yield next(n for n in names if n in network.producers and network.producers[n].op == MEAN_FREE)
 
 
-def _is_mark(op: str, outputs: Sequence[str], marks: frozenset[str]) -> bool:
-    return op == MEAN_FREE and not marks.isdisjoint(outputs)
-
-
 def _marked(model: onnx.ModelProto, marks: frozenset[str]) -> Iterator[onnx.NodeProto]:
-    return (node for node in model.graph.node if _is_mark(node.op_type, node.output, marks))
+    return (n for n in model.graph.node if n.op_type == MEAN_FREE and not marks.isdisjoint(n.output))
 
 
 def _is_marked(stream: Stream, marks: frozenset[str]) -> bool:
