@@ -1,14 +1,17 @@
 """Lets units of a normalized axis go one by one: normalizations are spelled out over the units that are marked.
 
 A LayerNormalization takes its mean and its variance over all units, so that without some of them it computes something
-else. Spelled out, both are sums over units divided by a count, and every unit has a mark of one in a weight of its own:
-where the marks of some units are zero, the statistics are those of the others. A cut takes the units and their
-marks away, which is exactly that. What is left is the operator that was there, with the scale and the bias of the
-units that stay; it is the model's own function only as far as the statistics of these are those of all.
+else. Spelled out, the mean is a sum divided by a count, and every unit has a mark of one in a weight of its own: where
+the marks of some units are zero, the mean is that of the others, from which these units do not deviate. A cut takes
+the units and their marks away, which is exactly that. The sum of squared deviations is still divided by the number of
+all units: what stays is then as much larger as makes up for what is gone in the sums that read it, which is better than
+a variance of what stays where nothing is fitted anew. That factor goes into the scale of the operator that is left.
+It is the model's own function only as far as the statistics of the units that stay are those of all.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +21,15 @@ from onnx import TensorProto, helper
 
 from onnx_mdp.axes.terms import Factor, leaves
 from onnx_mdp.graph.network import Network, Node
-from onnx_mdp.graph.weights import put
+from onnx_mdp.graph.shapes import Array
+from onnx_mdp.graph.weights import array, put
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.streams.operators import place_of
 from onnx_mdp.streams.stream import CENTERING
 
 Selected = Mapping[str, onnx.NodeProto]  # the result of a normalization -> the operator that it is
 _SPELLED = "/selected/"
+_EPSILON = 1e-5  # where the operator has none
 _LEAST_OPSET = 13  # sums take their axes as an input from then on
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)  # statistics are computed in single precision
 
@@ -46,7 +51,8 @@ def _can_be_spelled(network: Network, node: Node) -> bool:
     rank = len(network.shapes.get(node.inputs[0], ()))
     last = node.attributes.get("axis", -1) in (-1, rank - 1)
     plain = node.op == CENTERING and node.domain == "ai.onnx" and not any(node.outputs[1:])
-    return plain and rank > 0 and last and network.opsets["ai.onnx"] >= _LEAST_OPSET
+    recent = network.opsets["ai.onnx"] >= _LEAST_OPSET
+    return plain and rank > 0 and last and recent and network.is_float_weight(node.inputs[1])
 
 
 def units_of(result: str) -> str:
@@ -92,14 +98,15 @@ class _Spelling:
         if wide != elem:
             x = self._step("Cast", "wide", x, to=wide)
         kind = helper.tensor_dtype_to_np_dtype(wide)
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), _EPSILON)
         units = self._weight("units", np.ones(width, kind))
         parts = self._step("Mul", "parts", x, units)
         count = self._sum("count", units)
         mean = self._step("Div", "mean", self._sum("total", parts), count)
         centered = self._step("Sub", "centered", parts, self._step("Mul", "means", mean, units))
         squares = self._step("Mul", "squares", centered, centered)
-        variance = self._step("Div", "variance", self._sum("square", squares), count)
+        size = self._weight("size", np.asarray(width, kind))
+        variance = self._step("Div", "variance", self._sum("square", squares), size)
         raised = self._step("Add", "raised", variance, self._weight("epsilon", np.asarray(epsilon, kind)))
         y = self._step("Div", "normalized", centered, self._step("Sqrt", "root", raised))
         if wide != elem:
@@ -131,13 +138,35 @@ def is_spelled(model: onnx.ModelProto, selected: Selected) -> bool:
 def gather(model: onnx.ModelProto, selected: Selected) -> None:
     """Make normalizations operators again in place; all other steps of them become copies of a weight."""
     inputs = {node.output[0]: list(node.input) for node in model.graph.node}
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    uses = Counter(name for names in inputs.values() for name in names)
     for node in model.graph.node:
         name = node.output[0]
+        stem = f"{name.partition(_SPELLED)[0]}{_SPELLED}"
         if f"{name}{_SPELLED}parts" in inputs:
             node.CopyFrom(selected[name])
             node.input[:] = _operands(name, inputs)
+            size, units = (tensors[inputs[f"{stem}{what}"][1]] for what in ("variance", "parts"))
+            share = float(array(size)) / units.dims[0]
+            if share != 1:
+                scale = model.graph.initializer.add() if uses[node.input[1]] > 1 else tensors[node.input[1]]
+                _correct(node, array(tensors[node.input[1]]), scale, share)
         elif _is_step(node):
-            node.CopyFrom(helper.make_node("Identity", [units_of(name.partition(_SPELLED)[0])], [name], name))
+            node.CopyFrom(helper.make_node("Identity", [inputs[f"{stem}parts"][1]], [name], name))
+
+
+def _correct(node: onnx.NodeProto, values: Array, scale: onnx.TensorProto, share: float) -> None:
+    """Divide by the number of all units under the root, not by that of the units that stay.
+
+    The scale is stored in a new tensor where others read it too.
+    """
+    node.input[1] = scale.name or f"{node.output[0]}/scale"
+    put(scale, np.asarray(values * np.sqrt(share), values.dtype), node.input[1])
+    epsilon = next((a for a in node.attribute if a.name == "epsilon"), None)
+    if epsilon is None:
+        epsilon = node.attribute.add()
+        epsilon.CopyFrom(helper.make_attribute("epsilon", _EPSILON))
+    epsilon.f *= share
 
 
 def _is_step(node: onnx.NodeProto) -> bool:
