@@ -38,7 +38,7 @@ def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = Non
     turned = turned_again(network, runtime, bases, content.get("selected", ()))
     analysis = turned.analysis() if turned else analyze(network)
     cut = from_json(analysis, content)
-    pruned = rewrite(analysis.network.model, plan_edits(analysis, cut))
+    pruned = turned.cut(analysis, cut) if turned else rewrite(analysis.network.model, plan_edits(analysis, cut))
     proof = prove(source, analysis, cut, pruned, runtime, [])
     if turned is not None:
         proven, pruned = pruned, turned.restored(analysis, cut, pruned)

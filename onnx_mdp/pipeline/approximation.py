@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx
-
+from onnx_mdp.graph.external import Loadable
 from onnx_mdp.groups.find import NORMALIZED
 from onnx_mdp.pipeline.case import Case
 from onnx_mdp.pipeline.stages import seeded_inputs
@@ -16,9 +15,7 @@ from onnx_mdp.runtime.registry import prover
 _SAMPLES = 32  # seeded inputs, where there are no others
 
 
-def approximation_fact(
-    case: Case, plan: Plan, model: onnx.ModelProto, recovery: Recovery | None, seed: int
-) -> dict[str, Any]:
+def approximation_fact(case: Case, plan: Plan, model: Loadable, recovery: Recovery | None, seed: int) -> dict[str, Any]:
     """The groups with statistics over them that were cut, and how far the outputs moved; empty where none was cut.
 
     On held-out inputs, on those that the result was chosen by where none were held out, else on seeded noise.

@@ -89,6 +89,8 @@ class Case:
 
     def cut(self, plan: Plan) -> onnx.ModelProto:
         """The model cut to a plan; `finished` before anyone sees it."""
+        if self.turned is not None:
+            return self.turned.cut(self.analysis, plan)
         return rewrite(self.analysis.network.model, plan_edits(self.analysis, plan))
 
     def finished(self, plan: Plan, model: onnx.ModelProto) -> onnx.ModelProto:

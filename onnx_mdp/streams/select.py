@@ -24,6 +24,7 @@ from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.graph.weights import array, put
 from onnx_mdp.groups.couple import Coupling
+from onnx_mdp.streams.bridge import outer_name, shows
 from onnx_mdp.streams.operators import place_of
 from onnx_mdp.streams.stream import CENTERING
 
@@ -35,16 +36,26 @@ _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)  # statistics are computed
 
 
 def selectable(coupling: Coupling) -> dict[Factor, tuple[Node, ...]]:
-    """The axes that nothing but normalizations over them lock, with these, in graph order."""
+    """The axes that nothing but normalizations over them lock, and outputs that show them, with the normalizations."""
     norms = [node for node in coupling.network.nodes if _can_be_spelled(coupling.network, node)]
     places = {place_of(node) for node in norms}
     found: dict[Factor, tuple[Node, ...]] = {}
     for node in norms:
         for leaf in dict.fromkeys(leaves(coupling.axes[node.inputs[0]][-1])):
-            reasons = coupling.frozen.get(leaf, ())
-            if leaf.size > 1 and leaf in coupling.members and places.issuperset(freeze.node for freeze in reasons):
+            reasons = {freeze.node for freeze in coupling.frozen.get(leaf, ())} - places
+            if leaf.size > 1 and leaf in coupling.members and all(shows(coupling, leaf, name) for name in reasons):
                 found[leaf] = (*found.get(leaf, ()), node)
     return found
+
+
+def shown(coupling: Coupling, results: Collection[str]) -> set[str]:
+    """The outputs that show axes which these normalizations run over."""
+    chosen = [
+        factor
+        for factor, norms in selectable(coupling).items()
+        if not {node.outputs[0] for node in norms}.isdisjoint(results)
+    ]
+    return {name for name in coupling.network.outputs if any(shows(coupling, factor, name) for factor in chosen)}
 
 
 def _can_be_spelled(network: Network, node: Node) -> bool:
@@ -64,15 +75,15 @@ def spell(model: onnx.ModelProto, network: Network, results: Collection[str]) ->
     """Spell normalizations out in place; those operators, by their results.
 
     Args:
-        model: has the normalizations of `network` by the same results; what they read may have other names.
+        model: has the normalizations of `network`, behind a matrix or not; what they read may have other names.
         network: to take types and sizes from.
         results: which normalizations.
     """
     found: dict[str, onnx.NodeProto] = {}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        name = node.output[0]
-        if name in results:
+        name = outer_name(node.output[0])
+        if name in results and node.op_type == CENTERING:
             source = network.producers[name].inputs[0]
             found[name] = onnx.NodeProto.FromString(node.SerializeToString())
             nodes += _Spelling(model, node).nodes(network.shapes[source][-1], network.types[source])
@@ -90,6 +101,7 @@ class _Spelling:
     def __init__(self, model: onnx.ModelProto, node: onnx.NodeProto) -> None:
         self._model = model
         self._node = node
+        self._stem = f"{outer_name(node.output[0])}{_SPELLED}"
         self._made: list[onnx.NodeProto] = []
 
     def nodes(self, width: int, elem: int) -> list[onnx.NodeProto]:
@@ -117,7 +129,7 @@ class _Spelling:
         return self._made
 
     def _step(self, op: str, what: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{self._node.output[0]}{_SPELLED}{what}"
+        name = f"{self._stem}{what}"
         self._made.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
@@ -125,7 +137,7 @@ class _Spelling:
         return self._step("ReduceSum", what, name, self._weight(f"{what}/last", np.array([-1])), keepdims=1)
 
     def _weight(self, what: str, values: Any) -> str:
-        name = f"{self._node.output[0]}{_SPELLED}{what}"
+        name = f"{self._stem}{what}"
         put(self._model.graph.initializer.add(), values, name)
         return name
 
@@ -142,10 +154,11 @@ def gather(model: onnx.ModelProto, selected: Selected) -> None:
     uses = Counter(name for names in inputs.values() for name in names)
     for node in model.graph.node:
         name = node.output[0]
-        stem = f"{name.partition(_SPELLED)[0]}{_SPELLED}"
-        if f"{name}{_SPELLED}parts" in inputs:
-            node.CopyFrom(selected[name])
-            node.input[:] = _operands(name, inputs)
+        stem = f"{outer_name(name).partition(_SPELLED)[0]}{_SPELLED}"
+        if not _is_step(node) and any(given.startswith(stem) for given in node.input) and f"{stem}parts" in inputs:
+            node.CopyFrom(selected[outer_name(name)])
+            node.output[0] = name
+            node.input[:] = _operands(stem, inputs[name][1], inputs)
             size, units = (tensors[inputs[f"{stem}{what}"][1]] for what in ("variance", "parts"))
             share = float(array(size)) / units.dims[0]
             if share != 1:
@@ -173,9 +186,8 @@ def _is_step(node: onnx.NodeProto) -> bool:
     return _SPELLED in node.output[0]
 
 
-def _operands(result: str, inputs: Mapping[str, Sequence[str]]) -> list[str]:
-    """What a normalization reads that is spelled out, by what its steps read."""
-    stem, last = f"{result}{_SPELLED}", inputs[result][1]
+def _operands(stem: str, last: str, inputs: Mapping[str, Sequence[str]]) -> list[str]:
+    """What a normalization reads that is spelled out, by what its steps read; `last` is what the last of them reads."""
     source = inputs.get(f"{stem}wide", inputs[f"{stem}parts"])[0]
     scaled = inputs.get(f"{stem}scaled")
     return [source, scaled[1], last] if scaled else [source, last]

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 
 from onnx_mdp.axes.terms import Factor, Term, leaves
+from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.network import Network, read_network, read_node
 from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
@@ -26,13 +27,14 @@ from onnx_mdp.graph.weights import array, put, with_weights
 from onnx_mdp.groups.couple import Coupling, couple
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.inputs.base import Inputs
-from onnx_mdp.rewrite.plan import Plan, factors
+from onnx_mdp.rewrite.plan import Plan, factors, plan_edits
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.walk import Walk
 from onnx_mdp.streams.basis import along, instances, most_wanted, principal, reflection
+from onnx_mdp.streams.bridge import bridge, unbridge
 from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import MEAN_FREE, PROJECTED, fold, own_operands
-from onnx_mdp.streams.select import Selected, gather, is_spelled, selectable, spell, units_of
+from onnx_mdp.streams.select import Selected, gather, is_spelled, selectable, shown, spell, units_of
 from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
 
 _BYTES = 128 << 20  # of activations of one batch that are looked at together
@@ -50,6 +52,7 @@ class Turned:
         bases: by stream, the rows that its units are in the basis it had: what a plan file has to hold.
         fixed: the normalized streams that were not rotated.
         selected: the normalizations that are spelled out, so that units of what they read can go, by their results.
+        bridged: outputs that show units of these, which have a matrix of their own.
     """
 
     coupling: Coupling
@@ -58,6 +61,7 @@ class Turned:
     bases: Bases
     fixed: tuple[Fixed, ...] = ()
     selected: Selected = field(default_factory=dict)
+    bridged: frozenset[str] = frozenset()
 
     @property
     def units(self) -> Mapping[str, str]:
@@ -97,6 +101,12 @@ class Turned:
             analysis, coupling=replace(analysis.coupling, network=replace(network, model=model, nodes=nodes))
         )
 
+    def cut(self, analysis: Analysis, plan: Plan) -> onnx.ModelProto:
+        """The network cut to a plan, to be proven and recovered."""
+        model = rewrite(analysis.network.model, plan_edits(analysis, plan))
+        unbridge(model, self.bridged)
+        return model
+
     def restored(self, analysis: Analysis, plan: Plan, model: onnx.ModelProto) -> onnx.ModelProto:
         """A cut model with the normalizations that the original has; it computes the same.
 
@@ -107,6 +117,7 @@ class Turned:
         widths = {factor: len(kept) for factor, kept in factors(analysis, plan).items()}
         copy = with_weights(model, model.graph.initializer)
         gather(copy, self.selected)
+        unbridge(copy, self.bridged)
         tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
         for stream in self.streams.values():
             if _is_marked(stream, self.marks):
@@ -146,12 +157,15 @@ def turn(
     marks = frozenset(node.outputs[0] for stream in streams for node in stream.norms if node.op == CENTERING)
     results = {node.outputs[0] for norms in selectable(before).values() for node in norms} - marks
     model = fold(before, streams) if streams else with_weights(network.model, network.model.graph.initializer)
-    selected = spell(model, before.network, results if selects is None else results.intersection(selects))
+    results = results if selects is None else results.intersection(selects)
+    bridged = frozenset(shown(before, results))
+    bridge(model, before.network, bridged)
+    selected = spell(model, before.network, results)
     if not (streams or selected):
         return Turned(before, {}, marks, {}, fixed)
     coupling = couple(read_network(model, network.inputs))
     marks = frozenset(_renamed(coupling.network, marks))
-    turned = Turned(coupling, {}, marks, {}, fixed, selected)
+    turned = Turned(coupling, {}, marks, {}, fixed, selected, bridged)
     return _rotated(turned, runtime, inputs, refits=refits) if streams else turned
 
 
