@@ -34,7 +34,8 @@ from onnx_mdp.streams.basis import along, instances, most_wanted, principal, ref
 from onnx_mdp.streams.bridge import bridge, unbridge
 from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import MEAN_FREE, PROJECTED, fold, own_operands
-from onnx_mdp.streams.select import Selected, gather, is_spelled, selectable, shown, spell, units_of
+from onnx_mdp.streams.select import selectable, shown
+from onnx_mdp.streams.spell import Selected, gather, is_spelled, spell, units_of
 from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
 
 _BYTES = 128 << 20  # of activations of one batch that are looked at together
@@ -155,7 +156,7 @@ def turn(
     """
     before, streams, fixed = _found(network, rotates=rotates)
     marks = frozenset(node.outputs[0] for stream in streams for node in stream.norms if node.op == CENTERING)
-    results = {node.outputs[0] for norms in selectable(before).values() for node in norms} - marks
+    results = _results(before, streams)
     model = fold(before, streams) if streams else with_weights(network.model, network.model.graph.initializer)
     results = results if selects is None else results.intersection(selects)
     bridged = frozenset(shown(before, results))
@@ -167,6 +168,13 @@ def turn(
     marks = frozenset(_renamed(coupling.network, marks))
     turned = Turned(coupling, {}, marks, {}, fixed, selected, bridged)
     return _rotated(turned, runtime, inputs, refits=refits) if streams else turned
+
+
+def _results(coupling: Coupling, streams: Sequence[Stream]) -> set[str]:
+    """The results of what can be spelled out over axes that are not rotated."""
+    cuts, rotated = selectable(coupling), {stream.factor for stream in streams}
+    taken = {node for factor in rotated for node in cuts.get(factor, ())}
+    return {node.outputs[0] for norms in cuts.values() for node in norms if node not in taken}
 
 
 def _found(network: Network, *, rotates: bool) -> tuple[Coupling, Sequence[Stream], tuple[Fixed, ...]]:
