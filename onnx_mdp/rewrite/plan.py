@@ -95,12 +95,11 @@ def to_json(
     `initializers` maps each cut weight to {axis: kept indices}; `removed_blocks` names the Add nodes whose residual
     branch goes. A weight that was copied for its uses stands once if all of them cut it alike; else every use stands on
     its own, the further ones as `name::use1`, `name::use2` in graph order. Named `streams` are rotated before, and
-    indices are in their new bases; normalizations named in `selected` are spelled out, with the weights that mark
-    their units, which the input model does not have.
+    indices are in their new bases; `selected` are the weights that mark the units of normalizations which are spelled
+    out, by their results: those that lose units are named, without these weights, which the input model does not have.
     """
     cuts = slices(analysis.coupling, factors(analysis, plan))
-    for marks in (selected or {}).values():
-        cuts.pop(marks, None)
+    spelled = sorted(result for result, marks in (selected or {}).items() if cuts.pop(marks, None))
     return {
         "format": FORMAT,
         "initializers": {
@@ -110,7 +109,7 @@ def to_json(
         "removed_blocks": list(plan.removed),
         "groups": plan.widths(),
         **({"streams": list(streams)} if streams else {}),
-        **({"selected": sorted(selected)} if selected else {}),
+        **({"selected": spelled} if spelled else {}),
     }
 
 

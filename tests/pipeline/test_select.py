@@ -93,6 +93,7 @@ def test_a_locked_stream_stays_and_the_result_has_the_operators_of_the_model(fol
     )
     assert before == after
     assert not found.report.approximation
+    assert "selected" not in found.plan
 
 
 def test_inspect_names_what_is_selected(tmp_path: Path) -> None:
