@@ -166,7 +166,7 @@ class Planner:
         turned = self._turned(network, fit, exact_runtime(network, runtime))
         if turned is not None:
             analysis = turned.analysis(options.lock)
-            constraints = find_constraints(options, analysis, source)
+            constraints = find_constraints(options, turned.timed(analysis), source)  # which has what a result has
         score = cache(partial(self._scores, analysis, fit, held, prover(runtime)))
         feeds = first_feeds(network, samples, options.seed)
         return Case(model, source, prepared, turned, analysis, fit, held, score, runtime, feeds, constraints)

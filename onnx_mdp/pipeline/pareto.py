@@ -156,7 +156,7 @@ class _Pareto(Planner):
             clock=dense.clock,
             dense_ms=dense.dense_ms,
             parameters=case.source.parameters,
-            macs=sum(node_macs(case.analysis.network).values()),
+            macs=sum(node_macs(case.timed.network).values()),
             blocks=len(case.analysis.blocks),
             units={group.name: group.units for group in case.analysis.groups},
             points=[points.point(i, one, plan) for i, (one, plan) in enumerate(zip(wanted, plans, strict=True), 1)],
@@ -209,8 +209,7 @@ class _Points:
         self._folder = folder
         self._search = search
         self._dense = dense
-        analysis = case.analysis
-        self._counts = count_parameters(analysis), count_macs(analysis)
+        self._counts = count_parameters(case.timed), count_macs(case.timed)
 
     def point(self, number: int, wanted: _Wanted, plan: Plan) -> Point:
         """The facts of a plan."""

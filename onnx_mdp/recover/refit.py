@@ -27,7 +27,7 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.statistics.gram import Gram
-from onnx_mdp.statistics.scales import find_scales
+from onnx_mdp.statistics.scales import SCALE_WORK, ScaleSite, find_scales
 from onnx_mdp.statistics.sites import WORK, Indices, Site, bias_of, carried_bias, choose_picks, find_sites
 from onnx_mdp.statistics.streams import is_normalized, residual, row_weights
 from onnx_mdp.statistics.walk import Batch, Walk
@@ -178,7 +178,8 @@ class Refitter:
         for number, (dense, cut) in enumerate(zip(self._dense.run(names[0]), self._cut.run(names[1]), strict=True)):
             if picks is None:
                 positions = target.dense.positions(dense[target.dense.y].shape)
-                picks = choose_picks(site, positions, matrix.shape, self._inputs.count, self._work)
+                work = min(self._work, SCALE_WORK) if isinstance(site, ScaleSite) else self._work
+                picks = choose_picks(site, positions, matrix.shape, self._inputs.count, work)
             y, weights = _wanted(site, target, dense, cut, picks)
             grams[number % _HELD_OUT == _HELD_OUT - 1].add(site.rows(cut[site.x], picks), y, weights)
         return grams

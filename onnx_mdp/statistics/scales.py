@@ -10,6 +10,8 @@ import numpy as np
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.statistics.sites import Array, Indices, Site, added_vector, is_owned
 
+SCALE_WORK = 1e8  # rows times units that moments are given: there are but two numbers to find for each unit
+
 
 @dataclass(frozen=True)
 class ScaleSite(Site):

@@ -25,7 +25,8 @@ def shows(coupling: Coupling, factor: Factor, output: str) -> bool:
     network = coupling.network
     axes = [i for i, term in enumerate(coupling.axes.get(output, ())) if factor in leaves(term)]
     rank = len(network.shapes.get(output, ()))
-    computed = output in network.outputs and output in network.producers
+    captured = any(output in node.captured for node in network.consumers.get(output, ()))
+    computed = output in network.outputs and output in network.producers and not captured
     return computed and rank > 1 and axes == [rank - 1] and network.types[output] in FLOATS
 
 

@@ -96,6 +96,13 @@ def test_a_locked_stream_stays_and_the_result_has_the_operators_of_the_model(fol
     assert "selected" not in found.plan
 
 
+def test_limits_count_what_a_result_has(folder: Path, lut: Path) -> None:
+    options = {"inputs": str(folder / "inputs.npz"), "lut": lut, "effort": "fast", "recover": False, "quiet": True}
+    report = onnx_mdp.prune(folder / "model.onnx", latency="100%", parameters="70%", **options).report
+    (limit,) = report.limits
+    assert limit["used"] == report.parameters["pruned"] <= 0.7 * report.parameters["dense"]
+
+
 def test_inspect_names_what_is_selected(tmp_path: Path) -> None:
     onnx.save(convnext(), tmp_path / "model.onnx")
     streams = onnx_mdp.inspect(tmp_path / "model.onnx")["streams"]
