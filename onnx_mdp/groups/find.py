@@ -114,7 +114,8 @@ def analyze(
     """Find the groups and blocks; those whose name or member matches a shell pattern in `locks` are locked.
 
     `coupling` is the network's if that is known already. The last unit of groups that have a member in `pins` has to
-    stay; the units of those with one in `ranked` stand in order; those with one in `normalized` are of that kind.
+    stay; the units of those with one in `ranked` stand in order; those with one in `normalized` are of that kind, and
+    not named by it.
 
     Raises:
         OptionError: a pattern matches no name, so that what it was to protect would be cut.
@@ -127,7 +128,7 @@ def analyze(
             if _on_activations(coupling, members, factor):
                 frozen.append(Locked(_label(coupling, factor, members), factor, coupling.frozen[factor], members))
         else:
-            name = _label(coupling, factor, members)
+            name = _label(coupling, factor, [member for member in members if member not in normalized])
             pinned = 1 if any(member in pins for member in members) else 0
             stand, counted = (any(member in some for member in members) for some in (ranked, normalized))
             kind = NORMALIZED if counted else _kind(coupling, factor, members, roles)

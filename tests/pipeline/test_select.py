@@ -103,6 +103,17 @@ def test_limits_count_what_a_result_has(folder: Path, lut: Path) -> None:
     assert limit["used"] == report.parameters["pruned"] <= 0.7 * report.parameters["dense"]
 
 
+def test_groups_have_the_names_of_the_model(folder: Path, tmp_path: Path) -> None:
+    model = onnx.load(folder / "model.onnx")
+    for tensor in model.graph.initializer:
+        tensor.name = f"onnx::{tensor.name}"  # as exporters name what has no name
+    for node in model.graph.node:
+        node.input[:] = [f"onnx::{name}" if name.startswith("w") else name for name in node.input]
+    onnx.save(model, tmp_path / "model.onnx")
+    report = onnx_mdp.prune(tmp_path / "model.onnx", ratio="50%", streams="rotate", force=True, quiet=True).report
+    assert report.approximation["groups"] == ["onnx::w0"]
+
+
 def test_inspect_names_what_is_selected(tmp_path: Path) -> None:
     onnx.save(convnext(), tmp_path / "model.onnx")
     streams = onnx_mdp.inspect(tmp_path / "model.onnx")["streams"]
