@@ -46,7 +46,7 @@ class Again:
         around = self._measure(loop)
         place = around.place(trial.plan.widths(), trial.plan.removed)
         scores = around.rescored(place, loop.listener.step)
-        return replace(loop, program=replace(loop.program, scores=scores), trials=[], reason="")
+        return loop.over(replace(loop.program, scores=scores))
 
     def _damage(self, loop: Loop, trial: Trial) -> float:
         around = self._measure(loop)

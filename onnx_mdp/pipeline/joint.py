@@ -19,13 +19,14 @@ from onnx_mdp.errors import BudgetError, SolverError
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.latency.correct import Prediction, Sums
 from onnx_mdp.pipeline.listener import Listener
-from onnx_mdp.pipeline.loop import AIM, HIGH, LOW, ROUNDS
+from onnx_mdp.pipeline.loop import AIM, HIGH, LOW
 from onnx_mdp.pipeline.sides import Side
 from onnx_mdp.pipeline.stopwatch import Comparison
 from onnx_mdp.rewrite.plan import Plan, plan_edits
 from onnx_mdp.solve.problem import Answer, Problem, Status
 from onnx_mdp.solve.solve import Limits, solve
 
+_ROUNDS = 10
 _GUESSES = 8
 _REFINEMENTS = 6
 _STEP = 5e-4  # below the table milliseconds of a plan that missed, where the next one has to lie
@@ -87,7 +88,7 @@ class JointLoop:
         full = [side.program.dense_latency() for side in self.sides]
         self._highs, self._aims = [math.inf] * len(full), [AIM] * len(full)
         self._move(full, [s.spent(s.predicted(Sums(ms, ms)).share) for s, ms in zip(self.sides, full, strict=True)])
-        while len(self.trials) < ROUNDS:
+        while len(self.trials) < _ROUNDS:
             answer = self._aimed()
             if not answer.has_plan or self._known(answer):
                 self.reason = "no plan is predicted to lie between the last that meets the budgets and those that miss"

@@ -1,10 +1,11 @@
 """The closed loop: solve, build, measure the whole model, correct, until the measured latency meets the budget.
 
 The sum of region times predicts the whole model up to a factor that depends on the plan; whole models measured so far
-tell that factor and how sure it is. So the budget of the table is searched for: plans are solved until one is predicted
-to use what is aimed at, that one is measured, and what is learned from it corrects the next prediction. Each measured
-plan also bounds the search from below (it met the budget) or from above (it did not). It ends when a plan lies between
-97 % and 100 % of the budget, or when no plan lies between the fastest that misses and the slowest that meets.
+tell that factor and how sure it is. So the budget of the table is moved until the plan is predicted to use what is
+aimed at, that plan is measured, and what is learned from it corrects the next prediction. What the first one did not
+hit, later rounds look for with several plans each, those of table budgets around it: each differs from its prediction
+by a part of its own, which nothing but measuring it tells. The search ends when a measured plan lies between 97 % and
+100 % of the budget, or when no plan near it is left that was not measured.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Self
 
 import onnx
 
@@ -28,12 +30,15 @@ from onnx_mdp.solve.problem import Answer, Problem
 from onnx_mdp.solve.solve import Limits, solve
 
 AIM = 0.985  # of the budget; measured parts between LOW and HIGH end the search, HIGH leaves room for noise
-LOW, HIGH = 0.974, 0.995
-ROUNDS = 10
-_PATIENCE, _LENIENT = 3, (0.972, 0.998)
+LOW, HIGH = 0.975, 0.994
+ROUNDS = 6
+_PATIENCE, _LENIENT = 2, (0.972, 0.997)
 _REFINEMENTS = 6
 _GUESSES = 4
 _NEARBY = (0.97, 1.03)
+_BESIDE = (0.995, 1.005, 0.99, 1.01, 0.98, 1.02)  # table budgets whose plans are measured beside the one aimed at
+_TOGETHER = 3  # plans a round
+_FAR = 0.02  # predicted this far from what is aimed at, a plan is not worth measuring
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +81,14 @@ class Loop:
     solver: str
     listener: Listener
     trials: list[Trial] = field(default_factory=list)
+    rounds: int = 0
     solve_seconds: float = 0.0
     reason: str = ""
     _dense: Comparison = field(init=False)
-    _asked: float = field(init=False)  # table milliseconds that the latest plan was solved for
+
+    def over(self, program: Program) -> Self:
+        """The same search from its start over another program; what it measured of latency is kept."""
+        return replace(self, program=program, trials=[], rounds=0, reason="")
 
     def run(self, dense: Comparison) -> Trial:
         """The plan of least damage found that meets the budget.
@@ -91,31 +100,25 @@ class Loop:
             BudgetError: no plan meets it; the message names the lowest reachable latency.
         """
         self._dense = dense
-        # Table budgets up to `low` give plans that meet the budget with room, plans from `high` on do not.
-        low, high = 0.0, self.program.dense_latency()
-        asked = high * AIM / self._spent(Sums(high, high))
+        full = self.program.dense_latency()
+        asked = full * AIM / self._spent(Sums(full, full))
         if self.program.budgets:
             trial = self._unhurried()
             if trial.spent <= 1:
                 return trial
-            high, asked = trial.table_ms, AIM * trial.table_ms / trial.spent
-        for _ in range(3 * ROUNDS):
-            trial = self._try(asked, low, high)
+            asked = AIM * trial.table_ms / trial.spent
+        while self.rounds < ROUNDS:
+            answers = self._candidates(asked)
+            if not answers:
+                self.reason = "no other plan lies near the budget"
+                break
+            self.rounds += 1
+            for answer in answers:
+                self._measured(answer)
             if accepted := self._accepted():
                 return accepted
-            trial = self._known(trial.answer) or trial  # as confirmed
-            if trial.spent <= HIGH:
-                low = max(low, self._asked)
-            else:
-                high = min(high, trial.table_ms)
-            if high - low < 0.003 * high:
-                self.reason = "no plan lies between the last that meets the budget and the first that misses it"
-                break
-            if len(self.trials) >= ROUNDS:
-                break
-            asked = AIM * trial.table_ms / trial.spent
-            if not low < asked < 0.999 * high:
-                asked = (low + high) / 2 if low else 0.95 * high
+            closest = min(self.trials, key=lambda trial: abs(trial.spent - AIM))
+            asked = AIM * closest.table_ms / closest.spent
         return self._best()
 
     def _unhurried(self) -> Trial:
@@ -123,6 +126,7 @@ class Loop:
         answer = self._solve(self.program.unhurried)
         if not answer.levels:
             raise BudgetError(f"{self.program.constraints.text} cannot be met together; allow more of one of them")
+        self.rounds += 1
         trial = self._measured(answer)
         if trial.spent <= 1:
             trial = self._confirmed(trial)
@@ -131,43 +135,58 @@ class Loop:
         return trial
 
     def _accepted(self) -> Trial | None:
-        """A confirmed trial that uses what is wanted of the budget; after some rounds a little more or less will do."""
-        low, high = (LOW, HIGH) if len(self.trials) < _PATIENCE else _LENIENT
+        """The confirmed trial of least damage that uses what is wanted of the budget.
+
+        After some rounds a little more or less will do.
+        """
+        low, high = (LOW, HIGH) if self.rounds < _PATIENCE else _LENIENT
         fitting = [trial for trial in self.trials if low <= trial.spent <= high]
-        for trial in sorted(fitting, key=lambda trial: -trial.spent):
+        for trial in sorted(fitting, key=lambda trial: trial.answer.objective):
             confirmed = self._confirmed(trial)
             if low <= confirmed.spent <= high:
                 return confirmed
         return None
 
-    def _try(self, table_ms: float, low: float, high: float) -> Trial:
-        """The measured plan for a table budget near this one; the fastest plan of all where none meets it."""
-        answer = self._aimed(table_ms, low, high)
-        fastest = not answer.levels
-        if fastest:
-            answer = self._solve(self.program.fastest)
-        trial = self._known(answer) or self._measured(answer)
-        if fastest and all(other.spent > 1 for other in self.trials):
-            raise self._unreachable()
-        return trial
+    def _candidates(self, table_ms: float) -> list[Answer]:
+        """Plans to measure: the one for about a table budget, and from the second round on some near it.
 
-    def _aimed(self, table_ms: float, low: float, high: float) -> Answer:
-        """The plan for a table budget, moved until the plan is predicted to use what is aimed at."""
+        Where no plan meets the table budget it is the fastest plan of all; none that was measured is among them.
+
+        Raises:
+            BudgetError: the fastest plan of all was measured, and nothing meets the budget.
+        """
+        table_ms, answer = self._aimed(table_ms)
+        if not answer.levels:
+            answer = self._solve(self.program.fastest)
+            if self._known(answer) and all(trial.spent > 1 for trial in self.trials):
+                raise self._unreachable()
+        found = [] if self._known(answer) else [answer]
+        if self.trials:
+            near = [self._solve(partial(self.program.problem, share * table_ms)) for share in _BESIDE]
+            found += sorted((other for other in near if self._is_near(other)), key=self._off)
+        found = [other for i, other in enumerate(found) if not any(_same(other, before) for before in found[:i])]
+        return found[:_TOGETHER]
+
+    def _is_near(self, answer: Answer) -> bool:
+        return bool(answer.levels) and not self._known(answer) and self._off(answer) <= _FAR
+
+    def _off(self, answer: Answer) -> float:
+        """How far from what is aimed at a plan is predicted to be, as a share of it."""
+        return abs(self._spent(self.program.sums_of(answer)) / AIM - 1)
+
+    def _aimed(self, table_ms: float) -> tuple[float, Answer]:
+        """The table budget moved until its plan is predicted to use what is aimed at, and the plan."""
         self._explore(table_ms)
-        self._asked = table_ms
         answer = self._solve(partial(self.program.problem, table_ms))
         for _ in range(_GUESSES):
-            if not answer.levels:
+            if not answer.levels or self._off(answer) < 0.006:
                 break
-            spent = self._spent(self.program.sums_of(answer))
-            table_ms *= AIM / spent
-            if abs(spent / AIM - 1) < 0.006 or not low < table_ms < high:
+            closer = table_ms * AIM / self._spent(self.program.sums_of(answer))
+            other = self._solve(partial(self.program.problem, closer))
+            if not other.levels or self._off(other) >= self._off(answer):
                 break
-            other = self._solve(partial(self.program.problem, table_ms))
-            if self._known(other):  # measured already: the budget asked for is what leads on
-                break
-            answer, self._asked = other, table_ms
-        return answer
+            table_ms, answer = closer, other
+        return table_ms, answer
 
     def _explore(self, table_ms: float) -> None:
         """Measure what the plans of slightly other budgets rest on: the plan sought may look like one of them."""
@@ -189,9 +208,8 @@ class Loop:
         found = self.correction.predict(sums)
         return Prediction(found.share * self._dense.ratio, found.deviation * self._dense.ratio)
 
-    def _known(self, answer: Answer) -> Trial | None:
-        same = [t for t in self.trials if t.answer.levels == answer.levels and t.answer.kept == answer.kept]
-        return same[0] if same else None
+    def _known(self, answer: Answer) -> bool:
+        return any(_same(trial.answer, answer) for trial in self.trials)
 
     def _solve(self, problem: Callable[[], Problem]) -> Answer:
         """Solve until every table entry the plan rests on is measured."""
@@ -234,7 +252,7 @@ class Loop:
         self.trials.append(trial)
         self.correction.add(sums, comparison.ratio / self._dense.ratio)
         self.listener.note(
-            f"round {len(self.trials)}: predicted {predicted.share * ms:.3g} ± {predicted.deviation * ms:.2g} ms, "
+            f"round {self.rounds}: predicted {predicted.share * ms:.3g} ± {predicted.deviation * ms:.2g} ms, "
             f"measured {comparison.pruned_ms:.3g} ms, {100 * spent:.1f}% of the budget"
         )
         return trial
@@ -246,7 +264,7 @@ class Loop:
         if best is None:
             raise self._unreachable()
         if best.spent < _LENIENT[0]:
-            self.reason = self.reason or f"{len(self.trials)} rounds did not come closer"
+            self.reason = self.reason or f"{self.rounds} rounds did not come closer"
         else:
             self.reason = ""
         return best
@@ -259,3 +277,7 @@ class Loop:
             f"{100 * lowest.ratio:.0f}% of the dense model's {dense:.3g} ms; ask for more, or allow more with a lower "
             "--min-keep, a smaller --multiple or fewer --lock"
         )
+
+
+def _same(one: Answer, other: Answer) -> bool:
+    return one.levels == other.levels and one.kept == other.kept

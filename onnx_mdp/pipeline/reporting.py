@@ -42,7 +42,7 @@ class Search:
     def of(cls, loop: Loop, trial: Trial, meter: Meter) -> Search:
         """What the report needs of a loop that ended with a trial."""
         unit = loop.program.scores.unit
-        return cls(trial.answer, trial.predicted, len(loop.trials), loop.solve_seconds, meter, unit)
+        return cls(trial.answer, trial.predicted, loop.rounds, loop.solve_seconds, meter, unit)
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,7 @@ class Weighing:
         best, plans = self.outcome(loop, trial), [_essence(trial)]
         for share in _SHARES:
             program = replace(loop.program, scores=lighter(loop.program.scores, self.streams, share))
-            other = replace(loop, program=program, trials=[], reason="")
+            other = loop.over(program)
             loop.listener.note(f"again, with streams at {share:g} of their damage:")
             try:
                 found = self.search(other)

@@ -16,7 +16,8 @@ class LatencyFacts:
 
     `clock` is `wall`, or `cpu` where a busy machine made wall time useless; `predicted_ms` is what the table promised
     for the plan, give or take one standard deviation `deviation_ms`; `precision` is the half-width of the 95 % interval
-    around the ratio; `rounds` the number of plans measured. `predicted_ms` and `budget_ms` are None for a --ratio run.
+    around the ratio; `rounds` how often plans were solved and measured,
+    up to three at a time. `predicted_ms` and `budget_ms` are None for a --ratio run.
     """
 
     dense_ms: float
