@@ -99,8 +99,10 @@ class Case:
 
     @property
     def ranked(self) -> list[str]:
-        """The groups of normalized streams."""
-        return [group.name for group in self.analysis.groups if group.ranked or group.kind == NORMALIZED]
+        """The groups of streams that many layers share."""
+        streams = self.turned.streams.values() if self.turned else ()
+        shared = {stream.factor for stream in streams if not stream.within_heads}
+        return [group.name for group in self.analysis.groups if group.factor in shared or group.kind == NORMALIZED]
 
     @property
     def bases(self) -> Bases:

@@ -11,7 +11,7 @@ mean.
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -30,15 +30,15 @@ from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, plan_edits
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.walk import Walk
-from onnx_mdp.streams.basis import along, instances, most_wanted, principal, reflection
+from onnx_mdp.streams.basis import along, along_heads, by_head, reflection
 from onnx_mdp.streams.bridge import bridge, unbridge
+from onnx_mdp.streams.directions import directions
 from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import MEAN_FREE, PROJECTED, fold, own_operands
 from onnx_mdp.streams.select import selectable, shown
 from onnx_mdp.streams.spell import Selected, gather, is_spelled, spell, units_of
 from onnx_mdp.streams.stream import CENTERING, Fixed, Member, Stream
 
-_BYTES = 128 << 20  # of activations of one batch that are looked at together
 Bases = Mapping[str, Array]
 
 
@@ -195,20 +195,26 @@ def _rotated(turned: Turned, runtime: Runtime, inputs: Inputs | Bases, *, refits
     """The network, whose weights are changed in place, in new bases."""
     coupling, marks = turned.coupling, turned.marks
     spelled = {leaf for name in turned.units.values() for leaf in leaves(coupling.axes[name][0])}
-    streams = {next(iter(stream.members))[0]: stream for stream in find_streams(coupling, spelled)[0]}
+    streams = dict(_named(find_streams(coupling, spelled)[0]))
     if isinstance(inputs, Mapping):
         bases: Bases = inputs
     else:
-        moments = _moments(coupling, streams.values(), Walk(coupling.network.model, inputs, runtime, 0))
         marked = {name for name, stream in streams.items() if _is_marked(stream, marks)}
-        bases = {
-            name: _basis(coupling, stream, moments, centered=name in marked, refits=refits)
-            for name, stream in streams.items()
-        }
+        walk = Walk(coupling.network.model, inputs, runtime, 0)
+        bases = directions(coupling, streams, walk, marked, refits=refits)
     tensors = {tensor.name: tensor for tensor in coupling.network.model.graph.initializer}
     for name, stream in streams.items():
         _apply(tensors, stream, coupling.axes, bases[name], {})
     return replace(turned, streams=streams, bases={name: bases[name] for name in streams})
+
+
+def _named(streams: Iterable[Stream]) -> Iterator[tuple[str, Stream]]:
+    """Streams by the name of their first weight, with a number where several begin with one."""
+    seen: Counter[str] = Counter()
+    for stream in streams:
+        name = next(iter(stream.members))[0]
+        yield (f"{name}/{seen[name]}" if seen[name] else name), stream
+        seen[name] += 1
 
 
 def _renamed(network: Network, marks: Iterable[str]) -> Iterator[str]:
@@ -233,65 +239,14 @@ def _apply(
     matrix: Array,
     widths: Mapping[Factor, int],
 ) -> None:
-    """Rotate all of a stream's weights that are there."""
+    """Change the basis of all of a stream's weights that are there."""
     for name, axis in stream.members:
         if name in tensors:
             before = array(tensors[name])
-            after = along(before, axis, axes[name][axis], stream.factor, matrix, widths)
+            if stream.within_heads:
+                units = by_head(axes[name][axis], stream.factor, stream.heads)
+                inverse = stream.inverse.get((name, axis), np.empty(0))
+                after = along_heads(before, axis, units, matrix.reshape(len(units), *matrix.shape[-2:]), inverse)
+            else:
+                after = along(before, axis, axes[name][axis], stream.factor, matrix, widths)
             put(tensors[name], np.asarray(after, before.dtype), name)
-
-
-def _moments(coupling: Coupling, streams: Iterable[Stream], walk: Walk) -> dict[Member, Array]:
-    """The second moment of each stream in every tensor that a product reads of it, by tensor and axis."""
-    places = {place: stream for stream in streams for place in stream.reads.values()}
-    moments = {place: np.zeros((stream.width, stream.width)) for place, stream in places.items()}
-    for names in _parted(coupling.network, list(dict.fromkeys(tensor for tensor, _ in places))):
-        for batch in walk.run(names):
-            for place, stream in places.items():
-                if place[0] in names:
-                    moments[place] += _energy(_rows(batch[place[0]], coupling, place, stream))
-    return moments
-
-
-def _rows(values: Array, coupling: Coupling, place: Member, stream: Stream) -> Array:
-    """The stream vectors in a tensor, by rows."""
-    name, axis = place
-    where = instances(coupling.axes[name][axis], stream.factor)
-    return np.moveaxis(values, axis, -1)[..., where].reshape(-1, stream.width)
-
-
-def _basis(
-    coupling: Coupling, stream: Stream, moments: Mapping[Member, Array], *, centered: bool, refits: bool
-) -> Array:
-    """The rows of a stream's new basis."""
-    found = {place: moments[place] / max(float(np.trace(moments[place])), 1e-30) for place in stream.reads.values()}
-    total = np.sum(list(found.values()), axis=0)
-    if not refits and not stream.linear:
-        return principal(total, centered=centered)
-    wanted = np.zeros_like(total)
-    for weight, place in stream.reads.items():
-        axis = next(a for (name, a), before in stream.members.items() if name == weight and not before.writes)
-        rows = _rows(np.asarray(coupling.network.weights[weight], np.float64), coupling, (weight, axis), stream)
-        outer = rows.T @ rows
-        wanted += outer / max(float(np.sum(outer * found[place])), 1e-30)
-    return most_wanted(total, wanted, centered=centered)
-
-
-def _energy(rows: Array) -> Array:
-    """The sum of x x^T over rows."""
-    return np.asarray(rows.T @ rows, np.float64)
-
-
-def _parted(network: Network, names: Sequence[str]) -> Iterator[list[str]]:
-    """Tensors to look at together."""
-    part: list[str] = []
-    size = 0
-    for name in names:
-        own = 4 * math.prod(network.shapes[name])
-        if part and size + own > _BYTES:
-            yield part
-            part, size = [], 0
-        part.append(name)
-        size += own
-    if part:
-        yield part
