@@ -20,6 +20,7 @@ from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.recover.refit import Pair, Refitter
 from onnx_mdp.rewrite.plan import Plan, factors, plan_edits, removed_blocks
 from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.statistics.positions import Positions
 from onnx_mdp.statistics.scales import ScaleSite
 from onnx_mdp.statistics.walk import Walk
 
@@ -40,6 +41,7 @@ class Mender:
         self._analysis = analysis
         self._inputs = inputs.take(0, max(_INPUTS, inputs.batch))
         self._runtime = runtime
+        self._positions = Positions(analysis.coupling, inputs, runtime)
         self._walk = self._start()
 
     def __call__(self, plan: Plan) -> dict[str, Array]:
@@ -52,7 +54,7 @@ class Mender:
         self._walk.advance(first)
         model = rewrite(analysis.network.model, plan_edits(analysis, plan))
         dense = self._walk.fork(self._walk.model)
-        refitter = Refitter(analysis, plan, model, self._inputs, dense, _WORK)
+        refitter = Refitter(analysis, plan, model, self._inputs, dense, _WORK, self._positions)
         for pair, fitted in refitter.fits(self._chosen(refitter.pairs(), plan)):
             if fitted.ridge is not None:
                 found.update(self._spread(pair, refitter, plan, found))

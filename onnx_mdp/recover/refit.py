@@ -27,6 +27,7 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.statistics.gram import Gram
+from onnx_mdp.statistics.positions import Positions, PositionWeights, parts_of
 from onnx_mdp.statistics.scales import SCALE_WORK, ScaleSite, find_scales
 from onnx_mdp.statistics.sites import WORK, Indices, Site, bias_of, carried_bias, choose_picks, find_sites
 from onnx_mdp.statistics.streams import is_normalized, residual, row_weights
@@ -54,7 +55,8 @@ class Refit:
 class _Target:
     """What a site should put out.
 
-    `others` are the other summand of the residual sum, dense and cut; `scale` what lies between the site and the sum.
+    `others` are the other summand of the residual sum, dense and cut; `scale` what lies between the site and the sum;
+    `weighs` says whether a normalization reads that, and `weights` what its positions then count, if they differ.
     """
 
     dense: Site
@@ -62,6 +64,7 @@ class _Target:
     others: tuple[str, str] | None
     scale: Array
     weighs: bool
+    weights: PositionWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Refitter:
         inputs: calibration inputs.
         dense: a walk through the dense model, which is not beyond anything that the plan changes.
         work: rows times squared columns to spend on the moments of a site.
+        positions: what the positions of its streams count; by default all alike.
     """
 
     def __init__(
@@ -92,8 +96,10 @@ class Refitter:
         inputs: Inputs,
         dense: Walk,
         work: float = WORK,
+        positions: Positions | None = None,
     ) -> None:
         self._work = work
+        self._positions = positions
         self._analysis = analysis
         self._plan = plan
         self._kept: Mapping[Factor, Indices] = factors(analysis, plan)
@@ -149,7 +155,11 @@ class Refitter:
         for node in path[:-1]:
             scale = scale * _gain(network, node, dense)[kept]
         others = _other(path, dense.y, network), _other(cut_path, site.y, self._network)
-        return _Target(dense, kept, others, scale, weighs=is_normalized(network, path[-1].outputs[0]))
+        stream = path[-1].outputs[0]
+        weighs = is_normalized(network, stream)
+        return _Target(
+            dense, kept, others, scale, weighs, self._positions.of(stream) if weighs and self._positions else None
+        )
 
     def _fit(self, site: Site, target: _Target) -> Refit | None:
         fitted, held = self._grams(site, target)
@@ -179,7 +189,7 @@ class Refitter:
             if picks is None:
                 positions = target.dense.positions(dense[target.dense.y].shape)
                 work = min(self._work, SCALE_WORK) if isinstance(site, ScaleSite) else self._work
-                picks = choose_picks(site, positions, matrix.shape, self._inputs.count, work)
+                picks = choose_picks(site, positions, matrix.shape, self._inputs.count, work, parts_of(target.weights))
             y, weights = _wanted(site, target, dense, cut, picks)
             grams[number % _HELD_OUT == _HELD_OUT - 1].add(site.rows(cut[site.x], picks), y, weights)
         return grams
@@ -218,7 +228,7 @@ def _wanted(site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indice
     inverse = np.where(weak, 0.0, 1 / np.where(target.scale == 0, 1.0, target.scale))
     y = y + gap * inverse.astype(np.float32).reshape(shape)
     places = site.places(y, picks)
-    return places, row_weights(site, stream, picks) if target.weighs else None
+    return places, row_weights(site, stream, picks, target.weights) if target.weighs else None
 
 
 def _gain(network: Network, node: Node, dense: Site) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnx_mdp.graph.network import Network, Node
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
 _ROWS, _ROWS_PER_COLUMN = 400_000, 8  # rows of a site: at most, and at least
+_FEW = 8  # times a part's positions have to be looked at in all for all of its own to be among them
 WORK = 1e10  # rows x columns^2 that moments are given
 
 
@@ -234,7 +235,14 @@ def carried_bias(site: Site, before: Array, bias: Array) -> Array:
     return np.asarray(before - values if site.subtracted else values, before.dtype)
 
 
-def choose_picks(site: Site, positions: int, shape: tuple[int, int, int], samples: int, work: float = WORK) -> Indices:
+def choose_picks(
+    site: Site,
+    positions: int,
+    shape: tuple[int, int, int],
+    samples: int,
+    work: float = WORK,
+    parts: Sequence[Indices] = (),
+) -> Indices:
     """Positions of every sample to look at: all, unless that is more work than the moments need.
 
     Args:
@@ -243,13 +251,19 @@ def choose_picks(site: Site, positions: int, shape: tuple[int, int, int], sample
         shape: of the site's matrix.
         samples: over which moments are taken.
         work: rows times squared columns to spend.
+        parts: positions by where they come from: small parts are looked at whole.
     """
     groups, columns, _ = shape
     most = min(_ROWS, work / (groups * (columns + 1) ** 2))
     rows = max(most, _ROWS_PER_COLUMN * (columns + 1))
     count = min(positions, max(1, int(rows / max(samples, 1))))
     rng = np.random.default_rng(site.node.index)
-    return np.sort(rng.choice(positions, count, replace=False)) if count < positions else np.arange(positions)
+    if count >= positions:
+        return np.arange(positions)
+    few = [part for part in parts if _FEW * len(part) <= count]
+    always = np.concatenate([*few, np.empty(0, np.int64)]).astype(np.int64)
+    others = np.setdiff1d(np.arange(positions), always)
+    return np.sort(np.concatenate([always, rng.choice(others, count - len(always), replace=False)]))
 
 
 def find_sites(network: Network) -> tuple[Site, ...]:

@@ -81,8 +81,10 @@ def test_unknown_treatment_of_streams_is_refused() -> None:
 
 
 def test_inspect_tells_what_can_be_rotated() -> None:
-    (stream,) = onnx_mdp.inspect(VIT)["streams"]
-    assert (stream["units"], stream["rotates"]) == (96, True)
+    first, *widths = onnx_mdp.inspect(VIT)["streams"]
+    assert (first["units"], first["rotates"]) == (96, True)
+    assert {stream["rotates"] for stream in widths} == {True}
+    assert {stream["name"].split("/")[-1] for stream in widths} == {"qk", "v"}
 
 
 def test_units_that_have_to_stay_come_first_and_cost_nothing() -> None:
