@@ -26,7 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "groups": {"rules", "graph", "axes"},
     "lossless": {"rules", "graph"},
     "rewrite": {"groups", "graph", "axes"},
-    "statistics": {"graph", "runtime", "inputs"},
+    "statistics": {"groups", "graph", "axes", "runtime", "inputs", "divergence"},
     "torch": {"graph", "groups", "rewrite", "runtime", "inputs", "divergence", "finetune_config"},
     "importance": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence", "torch"},
     "recover": {"rewrite", "groups", "graph", "axes", "runtime", "inputs", "statistics", "divergence"},

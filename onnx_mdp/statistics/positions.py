@@ -25,7 +25,7 @@ from onnx_mdp.statistics.walk import Walk
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
 
-_INPUTS = 16  # to measure on
+_INPUTS = 8  # to measure on
 _NOISE = 0.2  # of a row's standard deviation
 _PARTS = 8  # more sources than these are not told apart
 _LEAST = 1e-2  # times the mean weight: what a position counts at least

@@ -141,17 +141,19 @@ def balanced(left: Array, right: Array) -> Array:
 
     All inner products stay. Left and right vectors then have the same diagonal second moment, largest first, so that
     the first k units keep the most of all inner products: the trace of left moment times right moment is the mean
-    square of these. (Balanced truncation: Moore, 1981.)
+    square of these. (Balanced truncation: Moore, 1981.) With what is read on the left and the matrices that read it on
+    the right, the first k units are those of reduced rank regression, with nothing left to fit.
     """
-    root, lower = (np.linalg.cholesky(_ridged(moment)) for moment in (left, right))
-    turns, sizes, _ = np.linalg.svd(root.T @ lower)
+    (values, vectors), (others, directions) = _spectrum(left), _spectrum(right)
+    turns, sizes, _ = np.linalg.svd((vectors * np.sqrt(values)).T @ (directions * np.sqrt(others)))
     signs = np.sign(turns[np.abs(turns).argmax(axis=0), np.arange(len(turns))])
-    return np.asarray((np.linalg.solve(root.T, turns * signs) * np.sqrt(sizes)).T)
+    return np.asarray(((vectors / np.sqrt(values)) @ (turns * signs) * np.sqrt(sizes)).T)
 
 
-def _ridged(moment: Array) -> Array:
-    width = len(moment)
-    return moment + (_TINY * float(np.trace(moment)) / width + 1e-30) * np.eye(width)
+def _spectrum(moment: Array) -> tuple[Array, Array]:
+    """Eigenvalues, none of which is too small to divide by, and eigenvectors."""
+    values, vectors = np.linalg.eigh(moment)
+    return np.maximum(values, 0) + _TINY * max(float(values.mean()), 1e-30), vectors
 
 
 def _inner(width: int, *, centered: bool) -> Array:

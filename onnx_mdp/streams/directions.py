@@ -97,7 +97,7 @@ def vectors(values: Array, coupling: Coupling, place: Member, stream: Stream) ->
 
 def _bases(coupling: Coupling, stream: Stream, moments: Moments, *, centered: bool, refits: bool) -> Iterator[Array]:
     """The basis of each head, or the one there is."""
-    if stream.inverse:
+    if stream.inverse and stream.pairs:
         left, right = (np.sum([moments[p] for p in _side(stream, coupling, side)], axis=0) for side in (0, 1))
         yield from map(balanced, left, right)
         return
@@ -108,14 +108,20 @@ def _bases(coupling: Coupling, stream: Stream, moments: Moments, *, centered: bo
         if not stream.reads or not (refits or stream.linear):
             yield principal(total, centered=centered)
             continue
-        wanted = np.zeros_like(total)
-        for weight, place in stream.reads.items():
-            axis = next(a for (name, a), before in stream.members.items() if name == weight and not before.writes)
-            values = np.asarray(coupling.network.weights[weight], np.float64)
-            rows = vectors(values, coupling, (weight, axis), stream)[head]
-            outer = rows.T @ rows
-            wanted += outer / max(float(np.sum(outer * found[place])), 1e-30)
-        yield most_wanted(total, wanted, centered=centered)
+        wanted = _wanted(coupling, stream, found, head)
+        yield balanced(total, wanted) if stream.inverse else most_wanted(total, wanted, centered=centered)
+
+
+def _wanted(coupling: Coupling, stream: Stream, moments: Moments, head: int) -> Array:
+    """The outer product of the matrices that read a stream, each in proportion to what it makes of it."""
+    wanted = np.zeros((stream.width, stream.width))
+    for weight, place in stream.reads.items():
+        axis = next(a for (name, a), before in stream.members.items() if name == weight and not before.writes)
+        values = np.asarray(coupling.network.weights[weight], np.float64)
+        rows = vectors(values, coupling, (weight, axis), stream)[head]
+        outer = rows.T @ rows
+        wanted += outer / max(float(np.sum(outer * moments[place])), 1e-30)
+    return wanted
 
 
 def _side(stream: Stream, coupling: Coupling, side: int) -> Iterable[Member]:

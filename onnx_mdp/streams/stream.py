@@ -68,8 +68,8 @@ class Stream:
         added: normalizations -> what is added to the stream vector they make, as something shifts its positions.
         pairs: products of two tensors of it that are summed over it, as of queries with keys.
         heads: an axis beside it in all of its weights: for each position on that, the basis may be another.
-        inverse: positions on members behind the right operands of `pairs`: where those behind the left change basis
-            by M, these do by the inverse transpose of M, and the products stay. Without any, M has to be a rotation.
+        inverse: of a linear one, positions on members that read it, or are behind the right operands of `pairs`: where
+            others change basis by M, these do by the inverse transpose of M. Without any, M has to be a rotation.
     """
 
     factor: Factor

@@ -17,7 +17,6 @@ from onnx_mdp.graph.network import Node
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.groups.couple import Coupling
 from onnx_mdp.streams.basis import transferred
-from onnx_mdp.streams.heads import in_heads
 from onnx_mdp.streams.operators import (
     AVERAGES,
     INSIDE,
@@ -34,6 +33,7 @@ from onnx_mdp.streams.operators import (
     place_of,
 )
 from onnx_mdp.streams.places import Places
+from onnx_mdp.streams.products import of_products
 from onnx_mdp.streams.stream import CENTERING, PLAIN, PRODUCTS, Before, Member, Side, Stream
 
 
@@ -79,8 +79,7 @@ class Tracer(Places):
         if len(centered) > 1 or (centerings and norms):
             raise RefusedError("its normalizations are not all of one kind", (norms or centerings)[0])
         if centered != {True}:
-            found = replace(self.found, linear=not (norms or self.sums))
-            return in_heads(self, found, self.mixed) if self.mixed else found
+            return self.found if norms or self.sums else of_products(self, self.found, self.mixed)
         keeps = [*self.merged, *(node for name, node in self.needs if name not in self.free)]
         if keeps and centerings:
             raise RefusedError(MEAN, keeps[0])

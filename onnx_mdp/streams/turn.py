@@ -243,7 +243,7 @@ def _apply(
     for name, axis in stream.members:
         if name in tensors:
             before = array(tensors[name])
-            if stream.within_heads:
+            if stream.linear:
                 units = by_head(axes[name][axis], stream.factor, stream.heads)
                 inverse = stream.inverse.get((name, axis), np.empty(0))
                 after = along_heads(before, axis, units, matrix.reshape(len(units), *matrix.shape[-2:]), inverse)

@@ -1,13 +1,13 @@
-"""Widths inside of attention heads: queries and keys that only meet each other, values that are only mixed.
+"""Streams of products alone: bottlenecks, and the widths inside of attention heads.
 
-A product of queries with keys stays the same under any change of basis of the one and the inverse transpose of it of
-the other; a mix of values is linear in each of their units. So both are streams of products alone, and as every head
+What one matrix writes and another reads stays the same under any change of basis of the one and the inverse of it of
+the other; so does a product of queries with keys, and a mix of values is linear in each of their units. As every head
 reads only its own, each may have a basis of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,15 +22,27 @@ from onnx_mdp.streams.stream import PRODUCTS, Member, Stream
 _SAME_PLACES = {"Add", "Cast", "Div", "Identity", "Mul", "Sub", *PRODUCTS}  # of results as of operands along the axis
 
 
-def in_heads(places: Places, stream: Stream, mixed: Sequence[Node]) -> Stream:
-    """A linear stream that products of computed tensors keep or sum over, with what of it each head has apart."""
+def of_products(places: Places, stream: Stream, mixed: Sequence[Node]) -> Stream:
+    """A stream that nothing but products write and read, with what changes by the inverse, and what heads have apart.
+
+    Of `mixed`, products of computed tensors, some keep the axis and some sum over it.
+    """
     pairs = [node for node in mixed if not places.carrying(node.outputs)]
     tensors = [*(name for name, _ in stream.reads.values()), *(name for node in pairs for name in node.inputs)]
-    inverse = {} if stream.reads else _inverse(places, stream, pairs)
-    return replace(stream, pairs=pairs, heads=_heads(places, stream, tensors), inverse=inverse)
+    if not pairs:
+        inverse = {m: _positions(places, stream, m) for m, before in stream.members.items() if not before.writes}
+    else:
+        inverse = {} if stream.reads else _inverse(places, stream, pairs)
+    heads = _heads(places, stream, tensors) if mixed else None
+    return replace(stream, linear=True, pairs=pairs, heads=heads, inverse=inverse)
 
 
-def _inverse(places: Places, stream: Stream, pairs: Sequence[Node]) -> Mapping[Member, Array]:
+def _positions(places: Places, stream: Stream, member: Member) -> Array:
+    """Where a stream lies on a member."""
+    return instances(places.coupling.axes[member[0]][member[1]], stream.factor).ravel()
+
+
+def _inverse(places: Places, stream: Stream, pairs: Sequence[Node]) -> dict[Member, Array]:
     """The positions on members that right operands come from; none where left ones come from them too."""
     left, right = ([_behind(places, stream, node.inputs[side]) for node in pairs] for side in (0, 1))
     found: dict[Member, Array] = {}
@@ -55,8 +67,7 @@ def _behind(places: Places, stream: Stream, tensor: str) -> dict[Member, list[in
         name, positions = pending.pop()
         for member in stream.members:
             if member[0] == name:
-                axis = places.coupling.axes[name][member[1]]
-                every = instances(axis, stream.factor).ravel()
+                every = _positions(places, stream, member)
                 kept = every if positions is None else np.intersect1d(every, positions)
                 found.setdefault(member, []).extend(kept.tolist())
         node = places.network.producers.get(name)
