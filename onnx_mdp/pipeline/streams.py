@@ -33,6 +33,11 @@ def check_streams(name: str) -> None:
         raise OptionError(f"--streams {name}: choose from {', '.join(STREAMS)}")
 
 
+def are_opened(streams: str, *, has_inputs: bool) -> bool:
+    """Whether normalized streams are made cuttable, by the option `--streams`."""
+    return streams == "rotate" or (streams == "auto" and has_inputs)
+
+
 def open_streams(
     network: Network, runtime: Runtime, inputs: Inputs | None, seed: int, *, refits: bool, rotates: bool
 ) -> Turned | None:
