@@ -20,6 +20,11 @@ from onnx_mdp.runtime.registry import open_runtime
 from onnx_mdp.verify.oracle import Proof, prove, prove_same
 
 
+def approximates(plan: str | Path) -> bool:
+    """Whether a plan cuts normalized groups, so that the masked original is not the model's own function."""
+    return bool(read_plan(Path(plan)).get("selected"))
+
+
 def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = None) -> tuple[onnx.ModelProto, Proof]:
     """The model cut as the plan file says, and its proof; written to the output if one is given.
 

@@ -35,7 +35,7 @@ from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, exact_runtime, first_feeds, prepare
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
-from onnx_mdp.pipeline.streams import check_streams, open_streams
+from onnx_mdp.pipeline.streams import are_opened, check_streams, open_streams
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
 from onnx_mdp.quantities import parse_min_keep, parse_shapes, parse_share
@@ -175,7 +175,7 @@ class Planner:
 
     def _turned(self, network: Network, inputs: Inputs | None, runtime: Runtime) -> Turned | None:
         """The network with its normalized streams made cuttable; None where that is not wanted or none can be."""
-        if self.search.streams == "keep" or (self.search.streams == "auto" and inputs is None):
+        if not are_opened(self.search.streams, has_inputs=inputs is not None):
             return None
         with self.clock.stage("rotate"), threadpool_limits(self.search.threads):
             refits = self.search.recover and inputs is not None

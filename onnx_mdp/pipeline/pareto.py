@@ -23,7 +23,7 @@ from onnx_mdp.pipeline.frontier import FrontierSearch
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.stages import ModelLike
 from onnx_mdp.pipeline.stopwatch import Comparison
-from onnx_mdp.pipeline.streams import write_plan
+from onnx_mdp.pipeline.streams import write_plans
 from onnx_mdp.program_config import ParetoOptions
 from onnx_mdp.quantities import LatencyBudget, parse_latency
 from onnx_mdp.report.facts import group_facts
@@ -193,8 +193,8 @@ class _Pareto(Planner):
         options = self.options
         if options.plans:
             _make_folder(options.plans)
-            for number, plan in enumerate(found.plans, 1):
-                write_plan(options.plans / _plan_name(number), plan, found.bases)
+            plans = {options.plans / _plan_name(number): plan for number, plan in enumerate(found.plans, 1)}
+            write_plans(plans, found.bases, options.plans / "streams.npz")
         if options.output:
             write_text(options.output, json.dumps(found.frontier.to_json(), indent=1) + "\n")
         if options.plot:

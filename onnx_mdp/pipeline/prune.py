@@ -39,7 +39,7 @@ from onnx_mdp.pipeline.several import check_several, search_several
 from onnx_mdp.pipeline.sides import parse_also
 from onnx_mdp.pipeline.stages import ModelLike, check_output, exact_runtime
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
-from onnx_mdp.pipeline.streams import write_plan
+from onnx_mdp.pipeline.streams import write_plans
 from onnx_mdp.pipeline.tabulate import Tables
 from onnx_mdp.pipeline.weighing import Weighing
 from onnx_mdp.quantities import Drop, LatencyBudget
@@ -391,6 +391,6 @@ class Pruner(Planner):
         if options.output:
             save_model(result.model, options.output, external=external)
         if options.plan:
-            write_plan(options.plan, result.plan, result.bases)
+            write_plans({options.plan: result.plan}, result.bases, options.plan.with_suffix(".streams.npz"))
         if options.report:
             write_text(options.report, json.dumps(result.report.to_json(), indent=1))

@@ -33,6 +33,11 @@ def check_streams(name: str) -> None:
         raise OptionError(f"--streams {name}: choose from {', '.join(STREAMS)}")
 
 
+def are_opened(streams: str, *, has_inputs: bool) -> bool:
+    """Whether normalized streams are made cuttable, by the option `--streams`."""
+    return streams == "rotate" or (streams == "auto" and has_inputs)
+
+
 def open_streams(
     network: Network, runtime: Runtime, inputs: Inputs | None, seed: int, *, refits: bool, rotates: bool
 ) -> Turned | None:
@@ -54,12 +59,12 @@ def turned_again(network: Network, runtime: Runtime, bases: Bases, selected: Col
     return turn(network, runtime, bases, rotates=bool(bases), selects=selected)
 
 
-def write_plan(path: Path, plan: Mapping[str, Any], bases: Bases) -> None:
-    """Write a plan, and beside it the bases of the streams that its indices are in, if it has any."""
+def write_plans(plans: Mapping[Path, Mapping[str, Any]], bases: Bases, beside: Path) -> None:
+    """Write plans, and beside them the bases of the streams that their indices are in, if they have any."""
+    for path, plan in plans.items():
+        write_text(path, json.dumps({**plan, "bases": beside.name} if bases else plan))
     if not bases:
-        write_text(path, json.dumps(plan))
         return
-    beside = path.with_suffix(".streams.npz")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, basis in bases.items():
@@ -67,7 +72,6 @@ def write_plan(path: Path, plan: Mapping[str, Any], bases: Bases) -> None:
             np.save(values, basis)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), values.getvalue())  # dated alike: the same bytes each time
     write_bytes(beside, packed.getvalue())
-    write_text(path, json.dumps({**plan, "bases": beside.name}))
 
 
 def read_bases(path: Path, plan: Mapping[str, Any]) -> Bases:

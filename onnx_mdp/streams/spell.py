@@ -148,10 +148,10 @@ def gather(model: onnx.ModelProto, selected: Selected) -> None:
             node.input[:] = [inputs[node.input[0]][0], node.input[1].partition(_SPELLED)[0]]
         elif f"{stem}parts" in inputs and any(given.startswith(stem) for given in node.input):
             _restore(node, selected[outer_name(name)], stem, inputs)
-            if node.op_type == CENTERING:
-                size, units = (tensors[inputs[f"{stem}{what}"][1]] for what in ("variance", "parts"))
+            share = _share(stem, inputs, tensors)
+            if share != 1:
                 scale = model.graph.initializer.add() if uses[node.input[1]] > 1 else tensors[node.input[1]]
-                _correct(node, array(tensors[node.input[1]]), scale, float(array(size)) / units.dims[0])
+                _correct(node, array(tensors[node.input[1]]), scale, share)
 
 
 def _restore(node: onnx.NodeProto, operator: onnx.NodeProto, stem: str, inputs: Mapping[str, Sequence[str]]) -> None:
@@ -167,13 +167,19 @@ def _restore(node: onnx.NodeProto, operator: onnx.NodeProto, stem: str, inputs: 
         node.input[0] = source
 
 
+def _share(stem: str, inputs: Mapping[str, Sequence[str]], tensors: Mapping[str, onnx.TensorProto]) -> float:
+    """What a sum over all units is divided by, relative to what the operator divides by."""
+    if f"{stem}variance" not in inputs:
+        return 1.0  # a mean is of what stays
+    size, units = (tensors[inputs[f"{stem}{what}"][1]] for what in ("variance", "parts"))
+    return float(array(size)) / units.dims[0]
+
+
 def _correct(node: onnx.NodeProto, values: Array, scale: onnx.TensorProto, share: float) -> None:
     """Divide by the number of all units under the root, not by that of the units that stay.
 
     The scale is stored in a new tensor where others read it too.
     """
-    if share == 1:
-        return
     node.input[1] = scale.name or f"{node.output[0]}/scale"
     put(scale, np.asarray(values * np.sqrt(share), values.dtype), node.input[1])
     epsilon = next((a for a in node.attribute if a.name == "epsilon"), None)

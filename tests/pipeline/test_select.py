@@ -14,6 +14,7 @@ from rich.console import Console
 import onnx_mdp
 from onnx_mdp.config import ApplyOptions
 from onnx_mdp.report.text import summary
+from tests.cli.test_cli import run
 from tests.streams.networks import TOKENS
 from tests.streams.test_select import convnext, post_norm
 
@@ -56,7 +57,7 @@ def test_the_report_says_what_is_approximate(halved: onnx_mdp.PruneResult) -> No
     assert f"{found['unit']} {found['error']:.3g} on {found['inputs']} held-out inputs" in printed(halved.report)
 
 
-def test_a_plan_is_repeated(folder: Path, halved: onnx_mdp.PruneResult) -> None:
+def test_a_plan_is_repeated(folder: Path, halved: onnx_mdp.PruneResult, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"inputs": str(folder / "inputs.npz"), "recover": False, "force": True, "quiet": True}
     first = folder / "first.onnx"
     onnx_mdp.prune(folder / "model.onnx", ratio="50%", output=first, plan=folder / "first.json", **options)
@@ -66,6 +67,8 @@ def test_a_plan_is_repeated(folder: Path, halved: onnx_mdp.PruneResult) -> None:
     again = folder / "again.onnx"
     onnx_mdp.apply(folder / "model.onnx", folder / "first.json", ApplyOptions(output=again))
     assert again.read_bytes() == first.read_bytes()
+    status, out, _ = run(capsys, "apply", folder / "model.onnx", folder / "first.json", "-o", again)
+    assert (status, "is approximated" in out) == (0, True)
     assert halved.plan["selected"] == plan["selected"]
 
 

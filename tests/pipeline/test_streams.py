@@ -16,6 +16,7 @@ from onnx_mdp.errors import OptionError, PlanError
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.importance.base import Curve, Scores, settle_order
 from onnx_mdp.pipeline.stages import prepare
+from onnx_mdp.pipeline.streams import read_bases, write_plans
 
 MODELS = Path(__file__).parents[2] / "models"
 VIT = MODELS / "digits_vit.onnx"
@@ -57,6 +58,16 @@ def test_a_plan_is_repeated_with_the_bases_beside_it(result: tuple[Path, onnx_md
     output = folder / "again.onnx"
     onnx_mdp.apply(VIT, folder / "plan.json", ApplyOptions(output=output))
     assert output.read_bytes() == (folder / "cut.onnx").read_bytes()
+
+
+def test_plans_in_the_same_bases_share_a_file(tmp_path: Path) -> None:
+    plans = {tmp_path / f"{number}.json": {"streams": ["w"], "number": number} for number in (1, 2)}
+    write_plans(plans, {"w": np.eye(3)}, tmp_path / "streams.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.json", "2.json", "streams.npz"]
+    for path, plan in plans.items():
+        content = json.loads(path.read_text())
+        assert content == {**plan, "bases": "streams.npz"}
+        assert np.array_equal(read_bases(path, content)["w"], np.eye(3))
 
 
 def test_a_plan_without_its_bases_says_where_they_should_be(
