@@ -29,6 +29,7 @@ _INPUTS = 8  # to measure on
 _NOISE = 0.2  # of a row's standard deviation
 _PARTS = 8  # more sources than these are not told apart
 _LEAST = 1e-2  # times the mean weight: what a position counts at least
+_POWER = 0.5  # of what was measured: a few rows that are all that counts are too few to fit to
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ class Positions:
             weights[places] = cost / len(places)
         if not np.isfinite(weights).all() or weights.sum() <= 0:
             return None
-        weights = np.maximum(weights / weights.mean(), _LEAST)
+        weights = np.maximum(weights / weights.mean(), _LEAST) ** _POWER
         return PositionWeights(weights / weights.mean(), parts)
 
 
