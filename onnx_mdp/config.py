@@ -54,9 +54,10 @@ class SearchOptions:
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
-        streams: What becomes of streams that layer normalizations read, of which no channel can go: `rotate` turns them
-            to their principal directions, which changes no result, so that the weakest can go; `keep` leaves them
-            whole; `auto` rotates where there are --inputs to take the directions from.
+        streams: What becomes of streams that layer normalizations read: `rotate` turns them to their principal
+            directions, which changes no result, so that the weakest can go, and of those that cannot be turned lets
+            single units go, whose statistics are then missing; `keep` leaves all of them whole; `auto` is `rotate`
+            where there are --inputs to choose by, else `keep`.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default those the device likes, and 1 for a uniform cut.
         importance: What units are worth: `magnitude`, or with --inputs `activation`, `reconstruction` or, with PyTorch,
@@ -150,12 +151,14 @@ class ProfileOptions:
     """How to find where the time goes.
 
     Attributes:
-        inputs: Inputs to run on, as `prune` takes them; only the first is used. By default seeded noise.
+        inputs: Inputs to run on, as `prune` takes them; only the first are used. By default seeded noise.
         preprocess: What is done to images, as in `imagenet,size=192`; see `prune`.
         samples: Read at most this many inputs; by default all of arrays, and 256 of anything else.
         threads: Threads the model will run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
         lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
+        streams: Whether streams that layer normalizations read can be cut: `rotate`, `keep`, or `auto` for with
+            --inputs; see `prune`.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
         min_keep: Fewest units a group keeps: a number, or a share such as `25%`.
         multiple: Keep multiples of this many units; by default what the device is found to like.
@@ -179,6 +182,7 @@ class ProfileOptions:
     threads: int = 1
     shape: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     lossless: bool = True
+    streams: str = "auto"
     lock: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     min_keep: str = "1"
     multiple: int | None = None

@@ -215,6 +215,8 @@ def apply(model: Path, plan: Path, /, *, options: ApplyOptions = ApplyOptions(),
     _, proof = pipeline.apply(model, plan, options)
     if not options.quiet:
         error = f"equals the masked original to {proof.max_relative_error:.1e}"
+        if pipeline.approximates(plan):
+            error += ", which takes statistics over the units that stay: the model's own function is approximated"
         _out().print(f"written: {options.output} ({error})", highlight=False, soft_wrap=True)
 
 

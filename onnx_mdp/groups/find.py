@@ -16,6 +16,7 @@ from onnx_mdp.groups.blocks import Block, find_blocks
 from onnx_mdp.groups.couple import Coupling, Freeze, couple
 from onnx_mdp.groups.zero import carried
 
+NORMALIZED = "normalized"  # the kind of groups over which statistics are taken
 _GENERATED = re.compile(r"(onnx::|val_|_v_|v\d|w_\d|\d)")
 _FUSED_ATTENTION = ("Attention", "GroupQueryAttention", "MultiHeadAttention")
 _SUFFIX = re.compile(r"[._/](weight|bias|kernel|gamma|beta|W|b)$")
@@ -27,7 +28,7 @@ class Group:
 
     Attributes:
         name: unique and stable: the first weight that produces the units, with the kind where one weight has several.
-        kind: channel, hidden, stream, head, head_dim, qk, v or group.
+        kind: channel, hidden, stream, head, head_dim, qk, v or group; normalized where statistics are taken over it.
         factor: the free factor; its size is the number of units.
         members: (initializer, axis) pairs that carry the units, in graph order.
         floor: fewest units that leave a valid model (0 where the axis has other parts).
@@ -108,11 +109,13 @@ def analyze(
     coupling: Coupling | None = None,
     pins: Container[tuple[str, int]] = (),
     ranked: Container[tuple[str, int]] = (),
+    normalized: Container[tuple[str, int]] = (),
 ) -> Analysis:
     """Find the groups and blocks; those whose name or member matches a shell pattern in `locks` are locked.
 
     `coupling` is the network's if that is known already. The last unit of groups that have a member in `pins` has to
-    stay; the units of those with one in `ranked` stand in order.
+    stay; the units of those with one in `ranked` stand in order; those with one in `normalized` are of that kind, and
+    not named by it.
 
     Raises:
         OptionError: a pattern matches no name, so that what it was to protect would be cut.
@@ -125,9 +128,10 @@ def analyze(
             if _on_activations(coupling, members, factor):
                 frozen.append(Locked(_label(coupling, factor, members), factor, coupling.frozen[factor], members))
         else:
-            name = _label(coupling, factor, members)
+            name = _label(coupling, factor, [member for member in members if member not in normalized])
             pinned = 1 if any(member in pins for member in members) else 0
-            kind, stand = _kind(coupling, factor, members, roles), any(member in ranked for member in members)
+            stand, counted = (any(member in some for member in members) for some in (ranked, normalized))
+            kind = NORMALIZED if counted else _kind(coupling, factor, members, roles)
             free.append(Group(name, kind, factor, members, 1 + pinned, pinned, stand))
     return _lock(coupling, _floored(coupling, _named(free)), frozen, tuple(locks))
 

@@ -118,9 +118,11 @@ def total_shares(analysis: Analysis, shares: Mapping[str, float]) -> dict[str, f
 
 
 def contractions_by_factor(analysis: Analysis) -> dict[Factor, list[Contraction]]:
-    """The nodes that sum over each factor, in graph order."""
+    """The nodes that sum data over each factor, in graph order; a sum of weights alone is the same for all units."""
     found: dict[Factor, list[Contraction]] = {}
     for contraction in analysis.coupling.contractions:
+        if analysis.network.varying.isdisjoint(contraction.node.outputs):
+            continue
         for leaf in dict.fromkeys(leaves(contraction.term)):
             found.setdefault(leaf, []).append(contraction)
     return found

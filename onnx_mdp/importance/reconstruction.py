@@ -27,6 +27,7 @@ from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.statistics.collect import collect, gram_bytes
 from onnx_mdp.statistics.gram import Gram
+from onnx_mdp.statistics.positions import Positions
 from onnx_mdp.statistics.sites import Site, find_sites
 from onnx_mdp.statistics.walk import Walk
 
@@ -58,6 +59,7 @@ class ReconstructionScorer(ActivationScorer):
     def __init__(self, analysis: Analysis, moments: Moments, inputs: Inputs, runtime: Runtime) -> None:
         super().__init__(analysis, moments)
         self._inputs = inputs
+        self._positions = Positions(analysis.coupling, inputs, runtime)
         self._walk = Walk(analysis.network.model, inputs, runtime, _KEPT_BYTES)
         self._sites = {site.node.index: site for site in find_sites(analysis.network)}
 
@@ -70,7 +72,7 @@ class ReconstructionScorer(ActivationScorer):
         for groups in self._chunks(by_factor):
             sites = {s.weight: s for g in groups for c in by_factor.get(g.factor, []) if (s := self._site(c))}
             self._walk.advance(min((site.node.index for site in sites.values()), default=0))
-            grams = collect(analysis.network, self._walk, list(sites.values()), self._inputs.count)
+            grams = collect(analysis.network, self._walk, list(sites.values()), self._inputs.count, self._positions)
             for group in groups:
                 found = self._eliminate(group, by_factor.get(group.factor, []), grams, shares)
                 order[group.name] = found[0]

@@ -1,6 +1,6 @@
 """The order of the stages. Only this package knows it."""
 
-from onnx_mdp.pipeline.apply import apply
+from onnx_mdp.pipeline.apply import apply, approximates
 from onnx_mdp.pipeline.explain import explain
 from onnx_mdp.pipeline.finetune import FinetuneResult, finetune
 from onnx_mdp.pipeline.inspect import inspect
@@ -13,6 +13,7 @@ __all__ = [
     "ParetoResult",
     "PruneResult",
     "apply",
+    "approximates",
     "explain",
     "finetune",
     "inspect",

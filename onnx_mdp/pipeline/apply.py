@@ -12,13 +12,17 @@ from onnx_mdp.graph.load import load
 from onnx_mdp.graph.save import save_model
 from onnx_mdp.groups.find import analyze
 from onnx_mdp.pipeline.stages import ModelLike, check_output, exact_runtime, prepare
-from onnx_mdp.pipeline.streams import read_bases
+from onnx_mdp.pipeline.streams import read_bases, turned_again
 from onnx_mdp.quantities import parse_shapes
 from onnx_mdp.rewrite.plan import from_json, plan_edits, read_plan
 from onnx_mdp.runtime.base import RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
-from onnx_mdp.streams.turn import turn
 from onnx_mdp.verify.oracle import Proof, prove, prove_same
+
+
+def approximates(plan: str | Path) -> bool:
+    """Whether a plan cuts normalized groups, so that the masked original is not the model's own function."""
+    return bool(read_plan(Path(plan)).get("selected"))
 
 
 def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = None) -> tuple[onnx.ModelProto, Proof]:
@@ -36,10 +40,10 @@ def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = Non
     network = prepare(proto, parse_shapes(options.shape), lossless=options.lossless).network
     runtime = open_runtime(RuntimeSpec(options.runtime, options=options.runtime_option))
     runtime = exact_runtime(network, runtime)
-    turned = turn(network, runtime, bases) if bases else None
+    turned = turned_again(network, runtime, bases, content.get("selected", ()))
     analysis = turned.analysis() if turned else analyze(network)
     cut = from_json(analysis, content)
-    pruned = rewrite(analysis.network.model, plan_edits(analysis, cut))
+    pruned = turned.cut(analysis, cut) if turned else rewrite(analysis.network.model, plan_edits(analysis, cut))
     proof = prove(source, analysis, cut, pruned, runtime, [])
     if turned is not None:
         proven, pruned = pruned, turned.restored(analysis, cut, pruned)

@@ -18,7 +18,7 @@ from onnx_mdp.errors import OptionError, ProofError
 from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.network import Network
-from onnx_mdp.groups.find import Analysis
+from onnx_mdp.groups.find import NORMALIZED, Analysis
 from onnx_mdp.importance.base import Scores, settle_order
 from onnx_mdp.importance.currency import calibrate, find_effort, split_inputs
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
@@ -35,7 +35,7 @@ from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, exact_runtime, first_feeds, prepare
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
-from onnx_mdp.pipeline.streams import check_streams, rotate
+from onnx_mdp.pipeline.streams import are_opened, check_streams, open_streams
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
 from onnx_mdp.quantities import parse_min_keep, parse_shapes, parse_share
@@ -55,7 +55,7 @@ class Case:
     """The model at hand: as given and analyzed, on its runtime, with one input to time it on.
 
     Attributes:
-        turned: the network with its streams rotated, if it has any that were.
+        turned: the network with its normalized streams made cuttable, if it has any that were.
         fit: calibration inputs for whatever is fitted.
         held: those that nothing is fitted to, for measuring damage.
         score: what units and blocks are worth; takes its time when first asked, as nothing may have to be cut at all.
@@ -89,6 +89,8 @@ class Case:
 
     def cut(self, plan: Plan) -> onnx.ModelProto:
         """The model cut to a plan; `finished` before anyone sees it."""
+        if self.turned is not None:
+            return self.turned.cut(self.analysis, plan)
         return rewrite(self.analysis.network.model, plan_edits(self.analysis, plan))
 
     def finished(self, plan: Plan, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -97,8 +99,10 @@ class Case:
 
     @property
     def ranked(self) -> list[str]:
-        """The groups whose units are directions of a rotated stream."""
-        return [group.name for group in self.analysis.groups if group.ranked]
+        """The groups of streams that many layers share."""
+        streams = self.turned.streams.values() if self.turned else ()
+        shared = {stream.factor for stream in streams if not stream.within_heads}
+        return [group.name for group in self.analysis.groups if group.factor in shared or group.kind == NORMALIZED]
 
     @property
     def bases(self) -> Bases:
@@ -107,7 +111,9 @@ class Case:
 
     def plan_json(self, plan: Plan) -> dict[str, Any]:
         """The plan as plain data."""
-        return to_json(self.analysis, plan, sorted(self.turned.streams) if self.turned else ())
+        if self.turned is None:
+            return to_json(self.analysis, plan)
+        return to_json(self.analysis, plan, sorted(self.turned.streams), self.turned.units)
 
 
 class Planner:
@@ -162,28 +168,30 @@ class Planner:
         turned = self._turned(network, fit, exact_runtime(network, runtime))
         if turned is not None:
             analysis = turned.analysis(options.lock)
-            constraints = find_constraints(options, analysis, source)
+            constraints = find_constraints(options, turned.timed(analysis), source)  # which has what a result has
         score = cache(partial(self._scores, analysis, fit, held, prover(runtime)))
         feeds = first_feeds(network, samples, options.seed)
         return Case(model, source, prepared, turned, analysis, fit, held, score, runtime, feeds, constraints)
 
     def _turned(self, network: Network, inputs: Inputs | None, runtime: Runtime) -> Turned | None:
-        """The network with its streams rotated; None where that is not wanted or none can be."""
-        if self.search.streams == "keep" or (self.search.streams == "auto" and inputs is None):
+        """The network with its normalized streams made cuttable; None where that is not wanted or none can be."""
+        if not are_opened(self.search.streams, has_inputs=inputs is not None):
             return None
         with self.clock.stage("rotate"), threadpool_limits(self.search.threads):
-            if inputs is None:
-                self.warn("streams are rotated to directions of noise: give --inputs")
             refits = self.search.recover and inputs is not None
-            turned = rotate(network, runtime, inputs, self.search.seed, refits=refits)
-            if turned is None:
-                return None
-            try:
-                prove_same(network, network.model, turned.coupling.network.model, runtime, [])
-            except ProofError as error:  # what selects among nearly equal numbers magnifies the rounding of a rotation
-                self.warn(f"streams are not rotated: {error}")
-                return None
-            return turned
+            for rotates in (True, False):
+                turned = open_streams(network, runtime, inputs, self.search.seed, refits=refits, rotates=rotates)
+                if turned is None:
+                    return None
+                try:
+                    prove_same(network, network.model, turned.coupling.network.model, runtime, [])
+                except ProofError as error:  # what selects among nearly equal numbers magnifies rounding
+                    self.warn(f"streams are not {'rotated' if turned.streams else 'cut'}: {error}")
+                    continue
+                if turned.streams and inputs is None:
+                    self.warn("streams are rotated to directions of noise: give --inputs")
+                return turned
+            return None
 
     def set_aside(self, source: Source, inputs: Inputs | None, runtime: Runtime) -> Inputs | None:
         """The inputs to plan with: all of them, unless a command keeps some to judge its result by."""

@@ -14,6 +14,7 @@ from onnx_mdp.groups.share import lock_reasons, prunable_share
 from onnx_mdp.pipeline.stages import ModelLike, prepare
 from onnx_mdp.quantities import parse_shapes
 from onnx_mdp.streams.find import find_streams
+from onnx_mdp.streams.select import selectable
 
 
 def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str, Any]:
@@ -51,17 +52,22 @@ def inspect(model: ModelLike, options: InspectOptions | None = None) -> dict[str
 
 
 def _streams(analysis: Analysis) -> Iterator[dict[str, Any]]:
-    """The streams that can be rotated before they are cut, and those under a normalization that cannot."""
+    """The streams that can be rotated before they are cut, and those under a normalization that cannot.
+
+    Of these, units can be selected where nothing but normalizations is in the way.
+    """
     names: dict[Factor, str] = {locked.factor: locked.name for locked in analysis.locked}
     names |= {group.factor: group.name for group in analysis.groups}
     found, fixed = find_streams(analysis.coupling)
+    cuts = selectable(analysis.coupling)
     for stream in found:
         if stream.factor in names:
-            yield {"name": names[stream.factor], "units": stream.width, "rotates": True, "reason": ""}
+            name = names[stream.factor]
+            yield {"name": name, "units": stream.width, "rotates": True, "selects": False, "reason": ""}
     for left in fixed:
         if left.factor in names:
-            name = names[left.factor]
-            yield {"name": name, "units": left.factor.size, "rotates": False, "reason": str(left.freeze)}
+            fact = {"name": names[left.factor], "units": left.factor.size, "rotates": False}
+            yield {**fact, "selects": left.factor in cuts, "reason": str(left.freeze)}
 
 
 def _unknown(analysis: Analysis) -> dict[str, int]:

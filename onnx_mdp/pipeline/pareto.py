@@ -23,7 +23,7 @@ from onnx_mdp.pipeline.frontier import FrontierSearch
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.stages import ModelLike
 from onnx_mdp.pipeline.stopwatch import Comparison
-from onnx_mdp.pipeline.streams import write_plan
+from onnx_mdp.pipeline.streams import write_plans
 from onnx_mdp.program_config import ParetoOptions
 from onnx_mdp.quantities import LatencyBudget, parse_latency
 from onnx_mdp.report.facts import group_facts
@@ -156,7 +156,7 @@ class _Pareto(Planner):
             clock=dense.clock,
             dense_ms=dense.dense_ms,
             parameters=case.source.parameters,
-            macs=sum(node_macs(case.analysis.network).values()),
+            macs=sum(node_macs(case.timed.network).values()),
             blocks=len(case.analysis.blocks),
             units={group.name: group.units for group in case.analysis.groups},
             points=[points.point(i, one, plan) for i, (one, plan) in enumerate(zip(wanted, plans, strict=True), 1)],
@@ -193,8 +193,8 @@ class _Pareto(Planner):
         options = self.options
         if options.plans:
             _make_folder(options.plans)
-            for number, plan in enumerate(found.plans, 1):
-                write_plan(options.plans / _plan_name(number), plan, found.bases)
+            plans = {options.plans / _plan_name(number): plan for number, plan in enumerate(found.plans, 1)}
+            write_plans(plans, found.bases, options.plans / "streams.npz")
         if options.output:
             write_text(options.output, json.dumps(found.frontier.to_json(), indent=1) + "\n")
         if options.plot:
@@ -209,8 +209,7 @@ class _Points:
         self._folder = folder
         self._search = search
         self._dense = dense
-        analysis = case.analysis
-        self._counts = count_parameters(analysis), count_macs(analysis)
+        self._counts = count_parameters(case.timed), count_macs(case.timed)
 
     def point(self, number: int, wanted: _Wanted, plan: Plan) -> Point:
         """The facts of a plan."""

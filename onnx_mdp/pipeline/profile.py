@@ -13,8 +13,10 @@ from onnx_mdp.config import ProfileOptions
 from onnx_mdp.engine.registry import open_engine
 from onnx_mdp.errors import OptionError
 from onnx_mdp.graph.load import load
+from onnx_mdp.graph.network import Network
 from onnx_mdp.groups.blocks import gone_with
 from onnx_mdp.groups.find import Analysis, Group, analyze
+from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.inputs.load import InputsLike, Reading
 from onnx_mdp.latency.borrow import BorrowedMeter
 from onnx_mdp.latency.fill import InSitu, check_way, in_situ_text
@@ -24,7 +26,8 @@ from onnx_mdp.latency.lut import LatencyTable, default_path, region_key
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.latency.tables import RegionTable
 from onnx_mdp.pipeline.listener import Listener
-from onnx_mdp.pipeline.stages import ModelLike, first_feeds, prepare
+from onnx_mdp.pipeline.stages import ModelLike, exact_runtime, first_feeds, prepare
+from onnx_mdp.pipeline.streams import are_opened, check_streams, open_streams
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
 from onnx_mdp.quantities import parse_min_keep, parse_shapes, parse_share
@@ -66,7 +69,7 @@ def profile(
     network, samples = prepared.network, prepared.inputs
     for text in samples.notes if samples else ():
         listener.warn(text)
-    analysis = analyze(network, options.lock)
+    analysis = _analysis(network, samples, options)
     feeds = first_feeds(network, samples, options.seed)
     listener.stage("profile")
     with _meter(options, precision, listener) as (meter, before):
@@ -84,6 +87,17 @@ def profile(
         }
 
 
+def _analysis(network: Network, inputs: Inputs | None, options: ProfileOptions) -> Analysis:
+    """What `prune` would time: the latency of a turned network is the same in whichever directions."""
+    if are_opened(options.streams, has_inputs=inputs is not None):
+        runtime = open_runtime(RuntimeSpec(options.runtime, options.threads, options.runtime_option))
+        few = inputs.take(0, inputs.batch) if inputs else None
+        exact = exact_runtime(network, runtime)
+        if turned := open_streams(network, exact, few, options.seed, refits=False, rotates=True):
+            return turned.timed(turned.analysis(options.lock))
+    return analyze(network, options.lock)
+
+
 def _checked(options: ProfileOptions) -> tuple[Floor, float]:
     """The floor of widths and the precision; every option is checked before the work starts."""
     units, share = parse_min_keep(options.min_keep)
@@ -93,6 +107,7 @@ def _checked(options: ProfileOptions) -> tuple[Floor, float]:
     if options.top < 0:
         raise OptionError(f"--top {options.top}: must be 1 or more, or 0 for all")
     check_way(options.fill)
+    check_streams(options.streams)
     check_borrowing(options.lut_device, options.cluster)
     return Floor(units, share, options.multiple), parse_share(options.precision, "--precision")
 

@@ -23,6 +23,7 @@ from onnx_mdp.latency.borrow import BorrowedMeter
 from onnx_mdp.latency.correct import Correction
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.again import Again, AnyLoop
+from onnx_mdp.pipeline.approximation import approximation_fact
 from onnx_mdp.pipeline.case import Case, Planner
 from onnx_mdp.pipeline.constraints import check_uniform
 from onnx_mdp.pipeline.drop import DropSearch, Probe
@@ -38,7 +39,7 @@ from onnx_mdp.pipeline.several import check_several, search_several
 from onnx_mdp.pipeline.sides import parse_also
 from onnx_mdp.pipeline.stages import ModelLike, check_output, exact_runtime
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
-from onnx_mdp.pipeline.streams import write_plan
+from onnx_mdp.pipeline.streams import write_plans
 from onnx_mdp.pipeline.tabulate import Tables
 from onnx_mdp.pipeline.weighing import Weighing
 from onnx_mdp.quantities import Drop, LatencyBudget
@@ -159,6 +160,8 @@ class Pruner(Planner):
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
         report = replace(report, seconds=seconds, warnings=self.warnings)
         report = replace(report, lossless=case.prepared.lossless(), recovery=recovery_fact(recovery))
+        found = approximation_fact(case, outcome.plan, outcome.model, recovery, self.options.seed)
+        report = replace(report, approximation=found)
         result = PruneResult(outcome.model, case.plan_json(outcome.plan), report, case.bases)
         self._write(result, external=case.source.external)
         return result
@@ -388,6 +391,6 @@ class Pruner(Planner):
         if options.output:
             save_model(result.model, options.output, external=external)
         if options.plan:
-            write_plan(options.plan, result.plan, result.bases)
+            write_plans({options.plan: result.plan}, result.bases, options.plan.with_suffix(".streams.npz"))
         if options.report:
             write_text(options.report, json.dumps(result.report.to_json(), indent=1))

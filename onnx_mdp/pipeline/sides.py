@@ -21,9 +21,9 @@ from onnx_mdp.pipeline.constraints import Constraints
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stages import analyze_or_refuse, prepare
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.streams import turned_again
 from onnx_mdp.quantities import LatencyBudget, parse_latency, parse_shapes
 from onnx_mdp.runtime.registry import open_runtime, prover
-from onnx_mdp.streams.turn import turn
 
 _EXAMPLE = "write --also 'runtime=openvino latency=3ms' or --also 'shape=input:8x3x224x224 latency=60%'"
 _KEYS = ("latency", "runtime", "threads", "shape", "runtime-option")
@@ -126,7 +126,8 @@ def case_there(also: Also, planner: Planner, case: Case) -> Case:
         return replace(case, runtime=runtime)
     shapes = {**case.analysis.network.inputs, **parse_shapes(also.options.shape)}
     network = prepare(load(case.given)[1], shapes, lossless=also.options.lossless).network
-    turned = turn(network, prover(runtime), case.turned.bases) if case.turned else None
+    before = case.turned
+    turned = turned_again(network, prover(runtime), before.bases, before.selected) if before else None
     locks = also.options.lock
     analysis = turned.analysis(locks) if turned else analyze_or_refuse(network, locks, case.source.name)
     if _anatomy(analysis) != _anatomy(case.analysis):

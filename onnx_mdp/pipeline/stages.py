@@ -23,7 +23,7 @@ from onnx_mdp.graph.save import check_writable
 from onnx_mdp.graph.shapes import Shape, declared_inputs
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.inputs.base import Inputs, InputSpec
-from onnx_mdp.inputs.load import InputsLike, Reading, load_inputs
+from onnx_mdp.inputs.load import SYNTHETIC, InputsLike, Reading, load_inputs
 from onnx_mdp.lossless.push import Moved, move_up
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.runtime.base import Feeds, Runtime
@@ -104,6 +104,11 @@ def read_inputs(
     declared = declared_inputs(graph)
     specs = tuple(_spec(name, elem, dims, asked.get(name)) for name, (elem, dims) in declared.items())
     return load_inputs(inputs, specs, reading)
+
+
+def seeded_inputs(network: Network, count: int, seed: int) -> Inputs:
+    """Seeded inputs for where the user gave none."""
+    return read_inputs(network.model.graph, SYNTHETIC, Reading(samples=count, seed=seed), network.inputs)
 
 
 def first_feeds(network: Network, inputs: Inputs | None, seed: int) -> Feeds:

@@ -1,11 +1,11 @@
-"""Rotating the streams of the model at hand, and what of that a plan file holds."""
+"""Making the streams of the model at hand cuttable, and what of that a plan file holds."""
 
 from __future__ import annotations
 
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from onnx_mdp.errors import OptionError, PlanError
 from onnx_mdp.graph.network import Network
 from onnx_mdp.graph.save import write_bytes, write_text
 from onnx_mdp.inputs.base import Inputs
-from onnx_mdp.inputs.load import SYNTHETIC, Reading
-from onnx_mdp.pipeline.stages import read_inputs
+from onnx_mdp.pipeline.stages import seeded_inputs
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.streams.turn import Bases, Turned, turn
 
@@ -34,20 +33,38 @@ def check_streams(name: str) -> None:
         raise OptionError(f"--streams {name}: choose from {', '.join(STREAMS)}")
 
 
-def rotate(network: Network, runtime: Runtime, inputs: Inputs | None, seed: int, *, refits: bool) -> Turned | None:
-    """The network with its streams rotated to their directions over inputs; None where no stream can be."""
+def are_opened(streams: str, *, has_inputs: bool) -> bool:
+    """Whether normalized streams are made cuttable, by the option `--streams`."""
+    return streams == "rotate" or (streams == "auto" and has_inputs)
+
+
+def open_streams(
+    network: Network, runtime: Runtime, inputs: Inputs | None, seed: int, *, refits: bool, rotates: bool
+) -> Turned | None:
+    """The network with its normalized streams made cuttable; None where none can be.
+
+    With `rotates`, those that can are rotated to their directions over inputs.
+    """
     if inputs is None:
-        inputs = read_inputs(network.model.graph, SYNTHETIC, Reading(samples=_SAMPLES, seed=seed), network.inputs)
-    found = turn(network, runtime, inputs.take(0, max(_SAMPLES, inputs.batch)), refits=refits)
-    return found if found.streams else None
+        inputs = seeded_inputs(network, _SAMPLES, seed)
+    few = inputs.take(0, max(_SAMPLES, inputs.batch))
+    found = turn(network, runtime, few, refits=refits, rotates=rotates)
+    return found if found.streams or found.selected else None
 
 
-def write_plan(path: Path, plan: Mapping[str, Any], bases: Bases) -> None:
-    """Write a plan, and beside it the bases of the streams that its indices are in, if it has any."""
+def turned_again(network: Network, runtime: Runtime, bases: Bases, selected: Collection[str]) -> Turned | None:
+    """The network as a plan was made for: in its bases, and with these normalizations spelled out."""
+    if not bases and not selected:
+        return None
+    return turn(network, runtime, bases, rotates=bool(bases), selects=selected)
+
+
+def write_plans(plans: Mapping[Path, Mapping[str, Any]], bases: Bases, beside: Path) -> None:
+    """Write plans, and beside them the bases of the streams that their indices are in, if they have any."""
+    for path, plan in plans.items():
+        write_text(path, json.dumps({**plan, "bases": beside.name} if bases else plan))
     if not bases:
-        write_text(path, json.dumps(plan))
         return
-    beside = path.with_suffix(".streams.npz")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, basis in bases.items():
@@ -55,7 +72,6 @@ def write_plan(path: Path, plan: Mapping[str, Any], bases: Bases) -> None:
             np.save(values, basis)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), values.getvalue())  # dated alike: the same bytes each time
     write_bytes(beside, packed.getvalue())
-    write_text(path, json.dumps({**plan, "bases": beside.name}))
 
 
 def read_bases(path: Path, plan: Mapping[str, Any]) -> Bases:

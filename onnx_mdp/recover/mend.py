@@ -20,6 +20,8 @@ from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.recover.refit import Pair, Refitter
 from onnx_mdp.rewrite.plan import Plan, factors, plan_edits, removed_blocks
 from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.statistics.positions import Positions
+from onnx_mdp.statistics.scales import ScaleSite
 from onnx_mdp.statistics.walk import Walk
 
 Array = NDArray[Any]
@@ -39,6 +41,7 @@ class Mender:
         self._analysis = analysis
         self._inputs = inputs.take(0, max(_INPUTS, inputs.batch))
         self._runtime = runtime
+        self._positions = Positions(analysis.coupling, inputs, runtime)
         self._walk = self._start()
 
     def __call__(self, plan: Plan) -> dict[str, Array]:
@@ -51,7 +54,7 @@ class Mender:
         self._walk.advance(first)
         model = rewrite(analysis.network.model, plan_edits(analysis, plan))
         dense = self._walk.fork(self._walk.model)
-        refitter = Refitter(analysis, plan, model, self._inputs, dense, _WORK)
+        refitter = Refitter(analysis, plan, model, self._inputs, dense, _WORK, self._positions)
         for pair, fitted in refitter.fits(self._chosen(refitter.pairs(), plan)):
             if fitted.ridge is not None:
                 found.update(self._spread(pair, refitter, plan, found))
@@ -65,9 +68,11 @@ class Mender:
             yield from (node.index for node in self._analysis.network.consumers[name])
 
     def _chosen(self, pairs: list[Pair], plan: Plan) -> list[Pair]:
-        """The sites that lost inputs, and the first few behind the cut."""
-        cut = set(factors(self._analysis, plan))
+        """The sites that lost inputs, or scale what is cut, and the first few behind the cut."""
+        cut, axes = set(factors(self._analysis, plan)), self._analysis.coupling.axes
         lost = {c.node.index for c in self._analysis.coupling.contractions if not cut.isdisjoint(leaves(c.term))}
+        scales = [pair.dense for pair in pairs if isinstance(pair.dense, ScaleSite)]
+        lost |= {s.node.index for s in scales if not cut.isdisjoint(x for t in axes[s.weight] for x in leaves(t))}
         direct = [pair for pair in pairs if pair.dense.node.index in lost]
         behind = [pair for pair in pairs if pair.dense.node.index not in lost][:_NEXT]
         return sorted([*direct, *behind], key=lambda pair: pair.dense.node.index)

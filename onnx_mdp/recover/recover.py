@@ -17,6 +17,7 @@ from onnx_mdp.inputs.base import Array, Inputs
 from onnx_mdp.recover.refit import Refit, Refitter
 from onnx_mdp.rewrite.plan import Plan
 from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.statistics.positions import Positions
 from onnx_mdp.statistics.walk import Walk
 
 _KEPT_BYTES = 384 << 20  # of activations, of each of the two models
@@ -76,11 +77,18 @@ def recover(
     before = divergence.divergence(_outputs(model, held, runtime))
     copy = with_weights(model, model.graph.initializer)
     walk = Walk(analysis.network.model, fit, runtime, _KEPT_BYTES)
-    refits = tuple(Refitter(analysis, plan, copy, fit, walk).run(progress))
+    positions = Positions(analysis.coupling, fit, runtime)
+    refits = tuple(Refitter(analysis, plan, copy, fit, walk, positions=positions).run(progress))
     recovered = rewrite(copy, Edits())  # what was copied for single uses and stayed equal becomes one again
     check(recovered)
     after = divergence.divergence(_outputs(recovered, held, runtime))
     return Recovery(recovered if after < before else model, before, after, divergence.unit, held.count, refits)
+
+
+def distance(dense: Loadable, model: Loadable, inputs: Inputs, runtime: Runtime) -> tuple[float, str]:
+    """How far a model's outputs are from the dense one's, and what that is counted in."""
+    divergence = Divergence.fit(_outputs(dense, inputs, runtime))
+    return divergence.divergence(_outputs(model, inputs, runtime)), divergence.unit
 
 
 def _outputs(model: Loadable, inputs: Inputs, runtime: Runtime) -> Iterator[Sequence[Array]]:

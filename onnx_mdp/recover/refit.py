@@ -1,10 +1,11 @@
 """Sequential ridge least squares: each layer of a cut model learns what the dense layer put out.
 
-In graph order, every operator that is linear in a weight (a site) is fitted, weight and bias, so that from the cut
-model's own input it makes the dense model's output, as in Channel Pruning (He et al., 2017) and Optimal Brain
-Compression (Frantar & Alistarh, 2022). Where the output joins a residual stream the target is what the sum should be:
-dense sum minus the cut model's other summand, so that a block also mends what those before it left. Weights are drawn
-towards those of the cut, by as much as held-out inputs favor; where no fit does better on them, the cut's weights stay.
+In graph order, every operator that is linear in a weight (a site) is fitted, weight and bias, and the scale and bias of
+every normalization that is spelled out, so that from the cut model's own input it makes the dense model's output, as in
+Channel Pruning (He et al., 2017) and Optimal Brain Compression (Frantar & Alistarh, 2022). Where the output joins a
+residual stream the target is what the sum should be: dense sum minus the cut model's other summand, so that a block
+also mends what those before it left. Weights are drawn towards those of the cut, by as much as held-out inputs favor;
+where no fit does better on them, the cut's weights stay.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from onnx_mdp.groups.find import Analysis
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.rewrite.plan import Plan, factors, removed_blocks
 from onnx_mdp.statistics.gram import Gram
+from onnx_mdp.statistics.positions import Positions, PositionWeights, parts_of
+from onnx_mdp.statistics.scales import SCALE_WORK, ScaleSite, find_scales
 from onnx_mdp.statistics.sites import WORK, Indices, Site, bias_of, carried_bias, choose_picks, find_sites
 from onnx_mdp.statistics.streams import is_normalized, residual, row_weights
 from onnx_mdp.statistics.walk import Batch, Walk
@@ -35,6 +38,7 @@ Array = NDArray[Any]
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 _HELD_OUT = 5  # every fifth batch
 _EXACT = 1e-10  # relative error that is rounding
+_BIASLESS = ("MatMul", "Mul")  # operators that add nothing
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Refit:
 class _Target:
     """What a site should put out.
 
-    `others` are the other summand of the residual sum, dense and cut; `scale` what lies between the site and the sum.
+    `others` are the other summand of the residual sum, dense and cut; `scale` what lies between the site and the sum;
+    `weighs` says whether a normalization reads that, and `weights` what its positions then count, if they differ.
     """
 
     dense: Site
@@ -59,6 +64,7 @@ class _Target:
     others: tuple[str, str] | None
     scale: Array
     weighs: bool
+    weights: PositionWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class Refitter:
         inputs: calibration inputs.
         dense: a walk through the dense model, which is not beyond anything that the plan changes.
         work: rows times squared columns to spend on the moments of a site.
+        positions: what the positions of its streams count; by default all alike.
     """
 
     def __init__(
@@ -89,8 +96,10 @@ class Refitter:
         inputs: Inputs,
         dense: Walk,
         work: float = WORK,
+        positions: Positions | None = None,
     ) -> None:
         self._work = work
+        self._positions = positions
         self._analysis = analysis
         self._plan = plan
         self._kept: Mapping[Factor, Indices] = factors(analysis, plan)
@@ -122,9 +131,9 @@ class Refitter:
 
     def pairs(self) -> list[Pair]:
         """The sites whose input the cut changes, in graph order."""
-        dense = {site.node.outputs[0]: site for site in find_sites(self._analysis.network)}
+        dense = {site.node.outputs[0]: site for site in _sites(self._analysis.network)}
         touched = touched_nodes(self._analysis, self._plan)
-        sites = [(site, dense.get(site.node.outputs[0])) for site in find_sites(self._network)]
+        sites = [(site, dense.get(site.node.outputs[0])) for site in _sites(self._network)]
         return [Pair(site, partner) for site, partner in sites if partner and partner.node.index in touched]
 
     def fit(self, pair: Pair) -> Refit | None:
@@ -146,7 +155,11 @@ class Refitter:
         for node in path[:-1]:
             scale = scale * _gain(network, node, dense)[kept]
         others = _other(path, dense.y, network), _other(cut_path, site.y, self._network)
-        return _Target(dense, kept, others, scale, weighs=is_normalized(network, path[-1].outputs[0]))
+        stream = path[-1].outputs[0]
+        weighs = is_normalized(network, stream)
+        return _Target(
+            dense, kept, others, scale, weighs, self._positions.of(stream) if weighs and self._positions else None
+        )
 
     def _fit(self, site: Site, target: _Target) -> Refit | None:
         fitted, held = self._grams(site, target)
@@ -157,7 +170,7 @@ class Refitter:
         before = float(held.error(matrix, bias).sum())
         if before <= _EXACT * energy:
             return None
-        free = site.bias is not None or site.node.op != "MatMul"
+        free = site.bias is not None or site.node.op not in _BIASLESS
         errors = {r: float(held.error(*fitted.fit(matrix, bias, r, free=free)).sum()) for r in _RIDGES}
         ridge = min(errors, key=lambda r: errors[r])
         if not errors[ridge] < before:
@@ -175,7 +188,8 @@ class Refitter:
         for number, (dense, cut) in enumerate(zip(self._dense.run(names[0]), self._cut.run(names[1]), strict=True)):
             if picks is None:
                 positions = target.dense.positions(dense[target.dense.y].shape)
-                picks = choose_picks(site, positions, matrix.shape, self._inputs.count, self._work)
+                work = min(self._work, SCALE_WORK) if isinstance(site, ScaleSite) else self._work
+                picks = choose_picks(site, positions, matrix.shape, self._inputs.count, work, parts_of(target.weights))
             y, weights = _wanted(site, target, dense, cut, picks)
             grams[number % _HELD_OUT == _HELD_OUT - 1].add(site.rows(cut[site.x], picks), y, weights)
         return grams
@@ -185,13 +199,18 @@ class Refitter:
         if site.bias is not None:
             before = array(self._weights[site.bias])
             put(self._weights[site.bias], carried_bias(site, before, bias), site.bias)
-        elif site.node.op != "MatMul":
+        elif site.node.op not in _BIASLESS:
             name = f"{site.weight}/bias"
             self._weights[name] = self.model.graph.initializer.add()
             put(self._weights[name], bias.reshape(-1).astype(weight.dtype), name)
             node = self.model.graph.node[site.node.index]
             del node.input[2:]
             node.input.append(name)
+
+
+def _sites(network: Network) -> list[Site]:
+    """What can be fitted, in graph order."""
+    return sorted((*find_sites(network), *find_scales(network)), key=lambda site: site.node.index)
 
 
 def _wanted(site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indices) -> tuple[Array, Array | None]:
@@ -209,7 +228,7 @@ def _wanted(site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indice
     inverse = np.where(weak, 0.0, 1 / np.where(target.scale == 0, 1.0, target.scale))
     y = y + gap * inverse.astype(np.float32).reshape(shape)
     places = site.places(y, picks)
-    return places, row_weights(site, stream, picks) if target.weighs else None
+    return places, row_weights(site, stream, picks, target.weights) if target.weighs else None
 
 
 def _gain(network: Network, node: Node, dense: Site) -> Array:

@@ -55,9 +55,10 @@ class Report:
 
     `budget` is what was asked; `reason` is empty, or why the result is not closer to the budget; `limits` are the
     budgets besides latency, with what the plan counts, `also` further latency budgets with what was measured for each;
-    `lossless` is what was rewritten before anything was cut, `recovery` what fitting the weights anew did; `accuracy`
-    has that of the dense model and of the result, with the metric and the inputs it was measured on, `steps` what the
-    search for the fastest model within a drop of it measured.
+    `lossless` is what was rewritten before anything was cut, `recovery` what fitting the weights anew did;
+    `approximation` names the groups over which statistics are taken that were cut, with how far the outputs moved on
+    which inputs; `accuracy` has that of the dense model and of the result, with the metric and the inputs it was
+    measured on, `steps` what the search for the fastest model within a drop of it measured.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Report:
     limits: Sequence[dict[str, Any]] = ()
     lossless: Mapping[str, Any] = field(default_factory=dict)
     recovery: Mapping[str, Any] = field(default_factory=dict)
+    approximation: Mapping[str, Any] = field(default_factory=dict)
     also: Sequence[dict[str, Any]] = ()
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     steps: Sequence[dict[str, Any]] = ()

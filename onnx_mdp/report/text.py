@@ -51,6 +51,7 @@ def summary(report: Report, path: str) -> RenderableType:
         f"proof: equals the masked original to {report.proof['max_relative_error']:.1e} "
         f"(allowed {report.proof['tolerance']:g}) on {report.proof['input_sets']} input sets"
     )
+    lines += _approximated(report.approximation)
     if report.lut:
         asked = report.lut["measured"] + report.lut["reused"]
         reused = f"{100 * report.lut['reused'] / max(asked, 1):.0f}%"
@@ -108,6 +109,18 @@ def _recovered(found: Mapping[str, Any]) -> list[str]:
     return [f"recovered: {moved}, {fitted} layers fitted anew"]
 
 
+def _approximated(found: Mapping[str, Any]) -> list[str]:
+    """What the proof does not say: the original that is masked takes its statistics over what stays."""
+    if not found:
+        return []
+    groups = f"{len(found['groups'])} normalized group{'s' * (len(found['groups']) != 1)} cut: {_few(found['groups'])}"
+    error = f"{found['unit']} {found['error']:.3g} on {found['inputs']} {found['which']} inputs"
+    return [
+        f"approximate: {groups}; the masked original takes statistics over the units that stay, "
+        f"the model's own function is approximated: {error}"
+    ]
+
+
 def _accuracy(found: Mapping[str, Any]) -> list[str]:
     """What became of the accuracy, and what tells."""
     if not found:
@@ -155,7 +168,9 @@ def anatomy(found: dict[str, Any]) -> RenderableType:
 def _becomes(stream: dict[str, Any]) -> str:
     if stream["rotates"]:
         return "with --inputs, it is rotated to its principal directions and then cut"
-    return f"it is not rotated: {stream['reason']}"
+    if stream["selects"]:
+        return f"with --inputs, units of it are selected (normalized); it is not rotated: {stream['reason']}"
+    return f"it is not cut: {stream['reason']}"
 
 
 def _prunable(share: dict[str, Any]) -> str:

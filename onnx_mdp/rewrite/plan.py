@@ -87,15 +87,19 @@ def masked_original(analysis: Analysis, plan: Plan) -> onnx.ModelProto:
     return masked(analysis.network.model, dropped, silenced, zero_codes(analysis.coupling))
 
 
-def to_json(analysis: Analysis, plan: Plan, streams: Sequence[str] = ()) -> dict[str, Any]:
+def to_json(
+    analysis: Analysis, plan: Plan, streams: Sequence[str] = (), selected: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The plan in the input model's names.
 
     `initializers` maps each cut weight to {axis: kept indices}; `removed_blocks` names the Add nodes whose residual
     branch goes. A weight that was copied for its uses stands once if all of them cut it alike; else every use stands on
     its own, the further ones as `name::use1`, `name::use2` in graph order. Named `streams` are rotated before, and
-    indices are in their new bases.
+    indices are in their new bases; `selected` are the weights that mark the units of normalizations which are spelled
+    out, by their results: those that lose units are named, without these weights, which the input model does not have.
     """
     cuts = slices(analysis.coupling, factors(analysis, plan))
+    spelled = sorted(result for result, marks in (selected or {}).items() if cuts.pop(marks, None))
     return {
         "format": FORMAT,
         "initializers": {
@@ -105,6 +109,7 @@ def to_json(analysis: Analysis, plan: Plan, streams: Sequence[str] = ()) -> dict
         "removed_blocks": list(plan.removed),
         "groups": plan.widths(),
         **({"streams": list(streams)} if streams else {}),
+        **({"selected": spelled} if spelled else {}),
     }
 
 

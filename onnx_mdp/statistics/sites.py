@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnx_mdp.graph.network import Network, Node
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
 _ROWS, _ROWS_PER_COLUMN = 400_000, 8  # rows of a site: at most, and at least
+_FEW = 8  # times a part's positions have to be looked at in all for all of its own to be among them
 WORK = 1e10  # rows x columns^2 that moments are given
 
 
@@ -234,7 +235,14 @@ def carried_bias(site: Site, before: Array, bias: Array) -> Array:
     return np.asarray(before - values if site.subtracted else values, before.dtype)
 
 
-def choose_picks(site: Site, positions: int, shape: tuple[int, int, int], samples: int, work: float = WORK) -> Indices:
+def choose_picks(
+    site: Site,
+    positions: int,
+    shape: tuple[int, int, int],
+    samples: int,
+    work: float = WORK,
+    parts: Sequence[Indices] = (),
+) -> Indices:
     """Positions of every sample to look at: all, unless that is more work than the moments need.
 
     Args:
@@ -243,13 +251,19 @@ def choose_picks(site: Site, positions: int, shape: tuple[int, int, int], sample
         shape: of the site's matrix.
         samples: over which moments are taken.
         work: rows times squared columns to spend.
+        parts: positions by where they come from: small parts are looked at whole.
     """
     groups, columns, _ = shape
     most = min(_ROWS, work / (groups * (columns + 1) ** 2))
     rows = max(most, _ROWS_PER_COLUMN * (columns + 1))
     count = min(positions, max(1, int(rows / max(samples, 1))))
     rng = np.random.default_rng(site.node.index)
-    return np.sort(rng.choice(positions, count, replace=False)) if count < positions else np.arange(positions)
+    if count >= positions:
+        return np.arange(positions)
+    few = [part for part in parts if _FEW * len(part) <= count]
+    always = np.concatenate([*few, np.empty(0, np.int64)]).astype(np.int64)
+    others = np.setdiff1d(np.arange(positions), always)
+    return np.sort(np.concatenate([always, rng.choice(others, count - len(always), replace=False)]))
 
 
 def find_sites(network: Network) -> tuple[Site, ...]:
@@ -258,7 +272,7 @@ def find_sites(network: Network) -> tuple[Site, ...]:
 
 
 def _site(network: Network, node: Node) -> Site | None:
-    if len(node.inputs) < 2 or node.domain not in ("", "ai.onnx") or not _owned(network, node.inputs[1]):
+    if len(node.inputs) < 2 or node.domain not in ("", "ai.onnx") or not is_owned(network, node.inputs[1]):
         return None
     if node.inputs[0] not in network.varying or node.inputs[0] not in network.shapes:
         return None
@@ -267,7 +281,7 @@ def _site(network: Network, node: Node) -> Site | None:
     return _product(network, node) if node.op in ("MatMul", "Gemm") else None
 
 
-def _owned(network: Network, name: str) -> bool:
+def is_owned(network: Network, name: str) -> bool:
     """Whether one node alone reads it, as a weight."""
     return network.is_float_weight(name) and len(network.consumers[name]) == 1 and name not in network.outputs
 
@@ -279,11 +293,13 @@ def _product(network: Network, node: Node) -> Site | None:
     transposed = bool(node.attributes.get("transB", 0))
     if node.op == "Gemm":
         added = node.inputs[2] if len(node.inputs) > 2 else ""
-        fits = added and _owned(network, added) and _is_row(network, added) and node.attributes.get("beta", 1.0) == 1.0
+        fits = (
+            added and is_owned(network, added) and _is_row(network, added) and node.attributes.get("beta", 1.0) == 1.0
+        )
         if added and not fits:
             return None
         return ProductSite(node, x, weight, added or None, node.outputs[0], False, transposed, scale)
-    bias, y = _added(network, node.outputs[0]) or (None, node.outputs[0])
+    bias, y = added_vector(network, node.outputs[0]) or (None, node.outputs[0])
     return ProductSite(node, x, weight, bias, y, False)
 
 
@@ -292,14 +308,14 @@ def _is_row(network: Network, name: str) -> bool:
     return bool(shape) and math.prod(shape) == shape[-1]
 
 
-def _added(network: Network, tensor: str) -> tuple[str, str] | None:
+def added_vector(network: Network, tensor: str) -> tuple[str, str] | None:
     """The vector that the only reader of a tensor adds along its last axis, and the sum."""
     readers = network.consumers.get(tensor, ())
     if len(readers) != 1 or readers[0].op != "Add" or tensor in network.outputs:
         return None
     other = next((name for name in readers[0].inputs if name != tensor), "")
     width = network.shapes[tensor][-1]
-    if not _owned(network, other) or not _is_row(network, other) or network.shapes[other][-1] != width:
+    if not is_owned(network, other) or not _is_row(network, other) or network.shapes[other][-1] != width:
         return None
     return other, readers[0].outputs[0]
 
@@ -309,13 +325,13 @@ def _mean(network: Network, tensor: str) -> str | None:
     readers = network.consumers.get(tensor, ())
     if len(readers) != 1 or readers[0].op != "BatchNormalization" or readers[0].attributes.get("training_mode", 0):
         return None
-    return readers[0].inputs[3] if _owned(network, readers[0].inputs[3]) else None
+    return readers[0].inputs[3] if is_owned(network, readers[0].inputs[3]) else None
 
 
 def _convolution(network: Network, node: Node) -> Site | None:
     weight, rank = node.inputs[1], len(network.shapes[node.inputs[1]]) - 2
     bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else None
-    if (bias and not _owned(network, bias)) or "output_shape" in node.attributes:
+    if (bias and not is_owned(network, bias)) or "output_shape" in node.attributes:
         return None
 
     def numbers(name: str, default: int, count: int = rank) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnx_mdp.graph.network import Network, Node
+from onnx_mdp.statistics.positions import PositionWeights
 from onnx_mdp.statistics.sites import Array, Indices, Site
 
 _NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
@@ -39,14 +40,22 @@ def is_normalized(network: Network, stream: str) -> bool:
     for node in network.consumers.get(stream, ()):
         if node.op in _NORMALIZATIONS or (node.op == "Add" and is_normalized(network, node.outputs[0])):
             return True
+        if node.op == "Mul" and any(reader.op == "ReduceSum" for reader in _readers(network, node)):
+            return True  # one that is spelled out over units that are marked
     return False
 
 
-def row_weights(site: Site, stream: Array, picks: Indices) -> Array:
+def _readers(network: Network, node: Node) -> tuple[Node, ...]:
+    return network.consumers.get(node.outputs[0], ())
+
+
+def row_weights(site: Site, stream: Array, picks: Indices, positions: PositionWeights | None = None) -> Array:
     """One over the variance of each row of a stream: what a layer normalization behind it divides by.
 
-    A few rows of huge norm, as transformers have, would otherwise be all that counts.
+    A few rows of huge norm, as transformers have, would otherwise be all that counts. That is times what its position
+    counts.
     """
     rows = site.places(stream, picks)
     variance = rows.var(axis=(0, 2), dtype=np.float64)
-    return np.asarray(variance.mean() / np.maximum(variance, 1e-6 * variance.mean() + 1e-30))
+    weights = np.asarray(variance.mean() / np.maximum(variance, 1e-6 * variance.mean() + 1e-30))
+    return weights if positions is None else weights * np.tile(positions.picked(picks), len(weights) // len(picks))

@@ -10,6 +10,7 @@ from onnx_mdp.axes.terms import Factor, Prod, Sum, Term, leaves, size
 from onnx_mdp.graph.shapes import Array
 
 _RIDGE = 1e-4  # of a moment's mean eigenvalue: what its weakest directions count at least
+_TINY = 1e-6  # the same, where directions are not cut off by it but made up for
 Widths = Mapping[Factor, int]
 
 
@@ -20,6 +21,34 @@ def along(values: Array, axis: int, term: Term, factor: Factor, matrix: Array, w
     """
     moved = np.moveaxis(np.asarray(values, np.float64), axis, -1)
     return np.moveaxis(_last(moved, term, factor, matrix, widths or {}), -1, axis)
+
+
+def along_heads(values: Array, axis: int, units: Array, matrices: Array, inverse: Array) -> Array:
+    """The values with a square matrix of each head applied on one axis; in double precision.
+
+    Args:
+        values: of any shape.
+        axis: of `values`.
+        units: positions on the axis, (heads, occurrences, units).
+        matrices: (heads, units, units).
+        inverse: positions at which it is the inverse transpose of the matrix instead.
+    """
+    found = np.moveaxis(np.array(values, np.float64), axis, -1)
+    for places, matrix in zip(units, matrices, strict=True):
+        for place in places:
+            own = np.linalg.inv(matrix).T if np.isin(place[0], inverse) else matrix
+            found[..., place] = found[..., place] @ own.T
+    return np.moveaxis(found, -1, axis)
+
+
+def by_head(term: Term, factor: Factor, heads: Factor | None) -> Array:
+    """The positions of every occurrence of a factor on an axis, by head; (heads or 1, occurrences, units)."""
+    units = instances(term, factor)
+    if heads is None:
+        return units[None]
+    head = np.empty(term.size, np.int64)
+    head[instances(term, heads)] = np.arange(heads.size)
+    return units[np.argsort(head[units[:, 0]], kind="stable")].reshape(heads.size, -1, factor.size)
 
 
 def _last(values: Array, term: Term, factor: Factor, matrix: Array, widths: Widths) -> Array:
@@ -105,6 +134,26 @@ def most_wanted(moment: Array, wanted: Array, *, centered: bool) -> Array:
     inverse = (vectors / np.sqrt(values)) @ vectors.T
     rows = _directions(root @ g @ root) @ inverse
     return _completed(np.linalg.qr(rows.T)[0].T @ inner, centered=centered)
+
+
+def balanced(left: Array, right: Array) -> Array:
+    """Rows that change the basis of left vectors, and by their inverse transpose that of right ones.
+
+    All inner products stay. Left and right vectors then have the same diagonal second moment, largest first, so that
+    the first k units keep the most of all inner products: the trace of left moment times right moment is the mean
+    square of these. (Balanced truncation: Moore, 1981.) With what is read on the left and the matrices that read it on
+    the right, the first k units are those of reduced rank regression, with nothing left to fit.
+    """
+    (values, vectors), (others, directions) = _spectrum(left), _spectrum(right)
+    turns, sizes, _ = np.linalg.svd((vectors * np.sqrt(values)).T @ (directions * np.sqrt(others)))
+    signs = np.sign(turns[np.abs(turns).argmax(axis=0), np.arange(len(turns))])
+    return np.asarray(((vectors / np.sqrt(values)) @ (turns * signs) * np.sqrt(sizes)).T)
+
+
+def _spectrum(moment: Array) -> tuple[Array, Array]:
+    """Eigenvalues, none of which is too small to divide by, and eigenvectors."""
+    values, vectors = np.linalg.eigh(moment)
+    return np.maximum(values, 0) + _TINY * max(float(values.mean()), 1e-30), vectors
 
 
 def _inner(width: int, *, centered: bool) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from onnx_mdp.axes.terms import Factor, Term, leaves
 from onnx_mdp.graph.macs import node_macs
@@ -16,13 +16,13 @@ from onnx_mdp.streams.trace import Tracer
 _SPELLING = 0.02  # of a model's multiply-accumulates may be spent on matrices that bring tensors into the stream
 
 
-def find_streams(coupling: Coupling) -> tuple[tuple[Stream, ...], tuple[Fixed, ...]]:
-    """The streams that can be rotated, and the normalized ones that cannot."""
+def find_streams(coupling: Coupling, others: Container[Factor] = ()) -> tuple[tuple[Stream, ...], tuple[Fixed, ...]]:
+    """The streams that can be rotated, and the normalized ones that cannot; but for `others`."""
     found: list[Stream] = []
     fixed: list[Fixed] = []
     normalized = dict.fromkeys(_normalized(coupling))
     free = [leaf for leaf in coupling.members if leaf not in coupling.frozen and leaf.size > 1]
-    for factor in dict.fromkeys([*normalized, *free]):
+    for factor in (leaf for leaf in dict.fromkeys([*normalized, *free]) if leaf not in others):
         try:
             stream = _trace(coupling, factor)
         except RefusedError as error:

@@ -50,6 +50,18 @@ class Places:
         vectors = [name for name in node.inputs if self.network.is_float_weight(name)]
         return node.op == "Mul" and len(vectors) == 1 and bool(sums) and sums == along * len(readers)
 
+    def is_mean(self, node: Node) -> bool:
+        """Whether a node takes a mean over the axis that nothing but a subtraction from the same tensor reads."""
+        readers = self.network.consumers.get(node.outputs[0], ())
+        subtract = all(r.op == "Sub" and r.inputs == (node.inputs[0], node.outputs[0]) for r in readers)
+        alone = all(c.term is self.factor for c in self.coupling.contractions if c.node is node)
+        return node.op == "ReduceMean" and bool(readers) and subtract and alone
+
+    def mixes(self, node: Node) -> bool:
+        """Whether a node multiplies two computed tensors, and either keeps the axis or sums over it on both."""
+        computed = node.op == "MatMul" and all(name in self.network.varying for name in node.inputs)
+        return computed and (len(self.carrying(node.inputs)) == 1) == bool(self.carrying(node.outputs))
+
     def length(self, name: str) -> int:
         """How long the axis it lies on is."""
         return self.network.shapes[name][self.axes(name)[0]]

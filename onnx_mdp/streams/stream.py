@@ -6,6 +6,7 @@ residual stream itself has neither; a normalization's result has its scale and b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnx_mdp.axes.terms import Factor
@@ -65,6 +66,10 @@ class Stream:
         inside: those of them that write to the stream.
         reads: weights of products that read it -> the tensor that they read, and on which of its axes it lies.
         added: normalizations -> what is added to the stream vector they make, as something shifts its positions.
+        pairs: products of two tensors of it that are summed over it, as of queries with keys.
+        heads: an axis beside it in all of its weights: for each position on that, the basis may be another.
+        inverse: of a linear one, positions on members that read it, or are behind the right operands of `pairs`: where
+            others change basis by M, these do by the inverse transpose of M. Without any, M has to be a rotation.
     """
 
     factor: Factor
@@ -81,11 +86,19 @@ class Stream:
     inside: frozenset[str] = frozenset()
     reads: dict[str, tuple[str, int]] = field(default_factory=dict)
     added: dict[int, Array] = field(default_factory=dict)
+    pairs: list[Node] = field(default_factory=list)
+    heads: Factor | None = None
+    inverse: Mapping[Member, Array] = field(default_factory=dict)
 
     @property
     def turns(self) -> bool:
         """Whether products write it and products read it, so that a change of basis is of use."""
-        return bool(self.reads) and any(before.writes for before in self.members.values())
+        return bool(self.reads or self.pairs) and any(before.writes for before in self.members.values())
+
+    @property
+    def within_heads(self) -> bool:
+        """Whether it is a width inside of the heads of one attention."""
+        return bool(self.pairs) or self.heads is not None
 
     @property
     def width(self) -> int:

@@ -33,6 +33,7 @@ from onnx_mdp.streams.operators import (
     place_of,
 )
 from onnx_mdp.streams.places import Places
+from onnx_mdp.streams.products import of_products
 from onnx_mdp.streams.stream import CENTERING, PLAIN, PRODUCTS, Before, Member, Side, Stream
 
 
@@ -52,6 +53,7 @@ class Tracer(Places):
         self.merged: list[Node] = []
         self.inner: set[str] = set()  # products of units that a sum turns into an inner product
         self.means: list[Node] = []
+        self.mixed: list[Node] = []  # products with computed tensors
         self.sums: list[Node] = []
         self.found = Stream(factor, inside=inside)
 
@@ -71,11 +73,13 @@ class Tracer(Places):
             self._spell(name, self.network.producers[name])
         self._check_freezes()
         norms, centerings = self.found.norms, self.found.centerings
+        if self.mixed and (norms or centerings or self.sums or self.found.spelled):
+            raise RefusedError("it is multiplied with a computed tensor", self.mixed[0])
         centered = {node.op == CENTERING for node in norms} | {True for _ in centerings}
         if len(centered) > 1 or (centerings and norms):
             raise RefusedError("its normalizations are not all of one kind", (norms or centerings)[0])
         if centered != {True}:
-            return replace(self.found, linear=not (norms or self.sums))
+            return self.found if norms or self.sums else of_products(self, self.found, self.mixed)
         keeps = [*self.merged, *(node for name, node in self.needs if name not in self.free)]
         if keeps and centerings:
             raise RefusedError(MEAN, keeps[0])
@@ -113,7 +117,7 @@ class Tracer(Places):
             pass
         elif any(name in self.squares for name in data):
             self._sum_of_squares(node, wrote)
-        elif not wrote and self._is_mean(node):
+        elif not wrote and self.is_mean(node):
             self._need_plain(node, data)
             self.means.append(node)
         elif node.op == "Sub" and self._centers(node):
@@ -137,13 +141,6 @@ class Tracer(Places):
             self.needs += [(name, node) for name in data]
         elif node.op not in ("Shape", "Size") and not (node.op == "ConstantOfShape" and is_zero(node)):
             raise RefusedError(f"{node.op} works on single units of it", node)
-
-    def _is_mean(self, node: Node) -> bool:
-        """Whether a node takes a mean over the axis that nothing but a subtraction from the same tensor reads."""
-        readers = self.network.consumers.get(node.outputs[0], ())
-        subtract = all(r.op == "Sub" and r.inputs == (node.inputs[0], node.outputs[0]) for r in readers)
-        alone = all(c.term is self.factor for c in self.coupling.contractions if c.node is node)
-        return node.op == "ReduceMean" and bool(readers) and subtract and alone
 
     def _centers(self, node: Node) -> bool:
         return any(mean.outputs[0] == node.inputs[1] for mean in self.means)
@@ -346,6 +343,10 @@ class Tracer(Places):
 
     def _product(self, node: Node, data: list[str]) -> None:
         weight, added = node.inputs[1], [name for name in node.inputs[2:] if name]
+        if self.mixes(node):
+            self._need_plain(node, data)
+            self.mixed.append(node)
+            return
         if not self.network.is_float_weight(weight) or any(name not in self.network.weights for name in added):
             raise RefusedError("it is multiplied with a computed tensor", node)
         if node.op == "Conv" and node.attributes.get("group", 1) != 1:

@@ -59,6 +59,11 @@ def apply_plan(
             f"the plan turns stream {streams[0]!r} before it is cut, which no parameter by itself can follow: "
             "train the pruned model with onnx_mdp.torch.to_module, or prune with --streams keep"
         )
+    if selected := content.get("selected"):
+        raise PlanError(
+            f"the plan cuts what {selected[0]!r} normalizes, which takes other scales and epsilons than the parameters "
+            "hold: train the pruned model with onnx_mdp.torch.to_module, or prune with --streams keep"
+        )
     module = target if isinstance(target, torch.nn.Module) else None
     state: dict[str, torch.Tensor] = dict(module.state_dict(keep_vars=True) if module is not None else target)
     network = None if model is None else _network(model, shapes or {})

@@ -14,6 +14,7 @@ from onnx import helper
 
 from tests.cli.test_cli import run
 from tests.conftest import MODELS
+from tests.streams.test_select import post_norm
 
 
 def test_regions_groups_and_blocks_add_up(capsys: pytest.CaptureFixture[str], cnn: Path, lut: Path) -> None:
@@ -111,6 +112,20 @@ def test_options_change_what_is_found(capsys: pytest.CaptureFixture[str], vit: P
     status, out, err = run(capsys, "profile", vit, "--inputs", tmp_path / "two.npz", "--config", config)
     assert status == 0, err
     assert abs(json.loads(out)["difference"]) < 0.3
+
+
+def test_streams_are_halved_where_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str], lut: Path, tmp_path: Path
+) -> None:
+    onnx.save(post_norm(), tmp_path / "model.onnx")
+    for streams, units in (("rotate", [16]), ("auto", [])):
+        status, out, err = run(capsys, "profile", tmp_path / "model.onnx", "--streams", streams, "--lut", lut, "--json")
+        assert status == 0, err
+        found = json.loads(out)
+        assert [group["units"] for group in found["groups"] if group["kind"] == "normalized"] == units
+        names = {name for region in found["regions"] for name in region["operators"]}
+        assert "LayerNormalization" in names
+        assert "Sqrt" not in names
 
 
 def test_a_model_with_nothing_to_prune_has_a_profile(

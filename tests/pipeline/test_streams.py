@@ -16,6 +16,7 @@ from onnx_mdp.errors import OptionError, PlanError
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.importance.base import Curve, Scores, settle_order
 from onnx_mdp.pipeline.stages import prepare
+from onnx_mdp.pipeline.streams import read_bases, write_plans
 
 MODELS = Path(__file__).parents[2] / "models"
 VIT = MODELS / "digits_vit.onnx"
@@ -59,6 +60,16 @@ def test_a_plan_is_repeated_with_the_bases_beside_it(result: tuple[Path, onnx_md
     assert output.read_bytes() == (folder / "cut.onnx").read_bytes()
 
 
+def test_plans_in_the_same_bases_share_a_file(tmp_path: Path) -> None:
+    plans = {tmp_path / f"{number}.json": {"streams": ["w"], "number": number} for number in (1, 2)}
+    write_plans(plans, {"w": np.eye(3)}, tmp_path / "streams.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.json", "2.json", "streams.npz"]
+    for path, plan in plans.items():
+        content = json.loads(path.read_text())
+        assert content == {**plan, "bases": "streams.npz"}
+        assert np.array_equal(read_bases(path, content)["w"], np.eye(3))
+
+
 def test_a_plan_without_its_bases_says_where_they_should_be(
     result: tuple[Path, onnx_mdp.PruneResult], tmp_path: Path
 ) -> None:
@@ -81,8 +92,10 @@ def test_unknown_treatment_of_streams_is_refused() -> None:
 
 
 def test_inspect_tells_what_can_be_rotated() -> None:
-    (stream,) = onnx_mdp.inspect(VIT)["streams"]
-    assert (stream["units"], stream["rotates"]) == (96, True)
+    first, *widths = onnx_mdp.inspect(VIT)["streams"]
+    assert (first["units"], first["rotates"]) == (96, True)
+    assert {stream["rotates"] for stream in widths} == {True}
+    assert {stream["name"].split("/")[-1] for stream in widths} == {"qk", "v"}
 
 
 def test_units_that_have_to_stay_come_first_and_cost_nothing() -> None:

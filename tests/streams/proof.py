@@ -10,7 +10,7 @@ import onnx
 
 from onnx_mdp.graph.check import check, signature
 from onnx_mdp.graph.edit import rewrite
-from onnx_mdp.groups.find import Analysis, Group, analyze
+from onnx_mdp.groups.find import NORMALIZED, Analysis, Group
 from onnx_mdp.pipeline.stages import prepare
 from onnx_mdp.rewrite.plan import Plan, masked_original, plan_edits
 from onnx_mdp.runtime.base import Array, Runtime
@@ -32,9 +32,10 @@ class Proven:
 
     @property
     def groups(self) -> list[Group]:
-        """The group of every stream."""
+        """The group of every stream that is rotated, and those of the streams that units are selected of."""
         found = self.analysis.by_factor
-        return [found[stream.factor] for stream in self.turned.streams.values()]
+        rotated = [found[stream.factor] for stream in self.turned.streams.values()]
+        return [*rotated, *(group for group in self.analysis.groups if group.kind == NORMALIZED)]
 
 
 def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -59,9 +60,9 @@ def prove_streams(
     shares: Sequence[float] = SHARES,
     tolerance: float = FP32_TOLERANCE,
 ) -> Proven:
-    """Rotate every stream of a model, cut each and all of them, and compare all that has to be equal."""
+    """Make every stream of a model cuttable, cut each and all of them, and compare all that has to be equal."""
     turned = turned_model(model, sets, runtime)
-    analysis = analyze(turned.coupling.network, (), turned.coupling, turned.empty)
+    analysis = turned.analysis()
     proven = Proven(turned, analysis, {})
     errors: dict[str, float] = {}
     changed = False

@@ -18,6 +18,7 @@ from onnx_mdp.pipeline.stages import prepare
 from onnx_mdp.runtime.base import Array, Runtime
 from onnx_mdp.streams.find import find_streams
 from onnx_mdp.streams.fold import own_operands
+from onnx_mdp.streams.select import selectable
 from tests.streams.proof import copy_of, prove_streams
 from tests.zoo.test_exporters import parameters
 from tests.zoo.variants import ZOO, zoo_model, zoo_models
@@ -42,12 +43,16 @@ def golden() -> dict[str, str]:
 
 
 def described(model: onnx.ModelProto, feeds: dict[str, Array]) -> str:
-    """How many normalized streams of each width can be rotated, and why others cannot."""
+    """How many normalized streams of each width can be rotated, and why others cannot; of some, units are selected."""
     network = prepare(copy_of(model), {name: values.shape for name, values in feeds.items()}, lossless=True).network
     own_operands(network.model)
-    found, fixed = find_streams(couple(read_network(network.model, network.inputs)))
+    coupling = couple(read_network(network.model, network.inputs))
+    (found, fixed), selects = find_streams(coupling), selectable(coupling)
     turns = Counter(f"{stream.width} turns" for stream in found if not stream.linear)
-    stays = Counter(f"{stream.factor.size} stays: {stream.freeze.kind}" for stream in fixed)
+    stays = Counter(
+        f"{stream.factor.size} {'selects' if stream.factor in selects else 'stays'}: {stream.freeze.kind}"
+        for stream in fixed
+    )
     return "; ".join(f"{count} x {what}" for what, count in sorted((turns + stays).items()))
 
 

@@ -16,19 +16,22 @@ from coverage.families import family_of
 from coverage.memory import PeakMemory
 from coverage.proof import Proven, VacuousError, louder, proven_cut
 from coverage.record import EXACT, FAILED, LEFT_ALONE, Record
-from onnx_mdp.errors import MdpError
+from onnx_mdp.errors import MdpError, ProofError
 from onnx_mdp.graph.check import parameter_count
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.macs import node_macs
 from onnx_mdp.graph.network import Network, read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.shapes import Shape
-from onnx_mdp.groups.find import Analysis, analyze
+from onnx_mdp.groups.find import Analysis
 from onnx_mdp.groups.share import lock_reasons, prunable_share
 from onnx_mdp.lossless.push import move_up
+from onnx_mdp.pipeline.stages import read_inputs
 from onnx_mdp.rewrite.plan import Plan, uniform_plan
 from onnx_mdp.runtime.base import Feeds, Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
+from onnx_mdp.streams.turn import Turned, turn
+from onnx_mdp.verify.oracle import prove_same
 
 SEED = 0
 
@@ -56,13 +59,15 @@ def _on_disk(file: Path) -> Iterator[Path]:
 
 def _examine(record: Record, file: Path, path: Path, threads: int) -> None:
     feeds: Sequence[Feeds] = _feeds(file)
-    source, analysis = _analyze(record, path, {name: value.shape for name, value in feeds[0].items()})
+    runtime = open_runtime(RuntimeSpec(threads=threads))
+    source, network = _analyze(record, path, {name: value.shape for name, value in feeds[0].items()}, runtime)
+    turned = _opened(network, feeds, runtime)
+    analysis = turned.analysis()
     _describe(record, analysis)
     if not analysis.groups and not analysis.blocks:
         record.verdict = f"{LEFT_ALONE}: {anatomy.why_nothing(analysis)}"
         return
     rng = np.random.default_rng(SEED)
-    runtime = open_runtime(RuntimeSpec(threads=threads))
     halved = _half(analysis, rng)
     proven, feeds = _proven_loudly(source, analysis, halved, runtime, feeds)
     record.cut_kinds = anatomy.kinds(g.kind for g in analysis.groups if len(halved.kept[g.name]) < g.units)
@@ -71,7 +76,7 @@ def _examine(record: Record, file: Path, path: Path, threads: int) -> None:
         plan, shallow = _without_blocks(source, analysis, halved, runtime, feeds, rng)
         record.removed = len(plan.removed)
         record.proof = max(record.proof, shallow.error)
-    _weigh(record, source, analysis.network, proven)
+    _weigh(record, source, network, turned.restored(analysis, halved, proven.model))
     record.verdict = EXACT
 
 
@@ -81,8 +86,8 @@ def _feeds(file: Path) -> list[Feeds]:
     return [zoo.inputs(file, model, seed) for seed in (1, 2)]
 
 
-def _analyze(record: Record, path: Path, shapes: dict[str, Shape]) -> tuple[Source, Analysis]:
-    """Load and analyze as `prune` does, with the CPU time and the memory that takes.
+def _analyze(record: Record, path: Path, shapes: dict[str, Shape], runtime: Runtime) -> tuple[Source, Network]:
+    """Load and analyze as `prune` does, with the CPU time and the memory that takes; streams are not rotated yet.
 
     CPU time, because several workers share the machine.
     """
@@ -90,14 +95,26 @@ def _analyze(record: Record, path: Path, shapes: dict[str, Shape]) -> tuple[Sour
     source, model = load(path)
     normalize(model, shapes)
     network, moved = move_up(read_network(model, shapes))
-    analysis = analyze(network)
+    turn(network, runtime, {}, rotates=False).analysis()
     record.seconds = time.process_time() - started
     rise = peak.bytes()
     saved = sum(one.macs for one in moved)
     record.macs_lossless = saved / max(saved + sum(node_macs(network).values()), 1)
     record.memory = rise / record.bytes
     record.memory_bytes = rise
-    return source, analysis
+    return source, network
+
+
+def _opened(network: Network, feeds: Sequence[Feeds], runtime: Runtime) -> Turned:
+    """The network with its streams rotated, or not where that rounds too much, and the others opened to selection."""
+    stacked = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+    inputs = read_inputs(network.model.graph, stacked, None, network.inputs)
+    turned = turn(network, runtime, inputs)
+    try:
+        prove_same(network, network.model, turned.coupling.network.model, runtime, [])
+    except ProofError:
+        return turn(network, runtime, {}, rotates=False)
+    return turned
 
 
 def _describe(record: Record, analysis: Analysis) -> None:
@@ -113,8 +130,12 @@ def _describe(record: Record, analysis: Analysis) -> None:
 
 
 def _half(analysis: Analysis, rng: np.random.Generator) -> Plan:
-    """Half of every group's units at random, rounded up."""
+    """Half of every group's units at random, rounded up; of those that are pinned all."""
     order = {group.name: rng.permutation(group.units) for group in analysis.groups}
+    order = {
+        g.name: np.r_[g.units - g.pinned : g.units, order[g.name][order[g.name] < g.units - g.pinned]]
+        for g in analysis.groups
+    }
     return uniform_plan(analysis, order, 0.5, {group.name: group.floor for group in analysis.groups}, 1)
 
 
@@ -150,8 +171,8 @@ def _without_blocks(
     raise AssertionError("unreachable")
 
 
-def _weigh(record: Record, source: Source, network: Network, proven: Proven) -> None:
+def _weigh(record: Record, source: Source, network: Network, model: onnx.ModelProto) -> None:
     """What the halved model has left of the original's parameters and multiply-accumulates."""
-    halved = read_network(proven.model, network.inputs)
-    record.parameters_left = parameter_count(proven.model) / max(source.parameters, 1)
+    halved = read_network(model, network.inputs)
+    record.parameters_left = parameter_count(model) / max(source.parameters, 1)
     record.macs_left = sum(node_macs(halved).values()) / max(sum(node_macs(network).values()), 1)
