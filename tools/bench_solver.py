@@ -23,7 +23,7 @@ from typing import Any
 
 from programs import mindtpy
 from programs.instances import FAMILIES, at_share, limits_between, make
-from programs.record import FRONTIER_COLUMNS, GROWTH_COLUMNS, Frontier, Growth, Record, violations
+from programs.record import FRONTIER_COLUMNS, GROWTH_COLUMNS, UNFINISHED, Frontier, Growth, Record, violations
 from rich.console import Console
 
 from onnx_mdp.report.text import table
@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     records, frontiers = list[Record](), list[Frontier]()
     for name, problem in _programs(options):
-        for share in options.shares:
-            records.append(_solved(name, at_share(problem, share), share, options))
-            print(records[-1].line(), file=sys.stderr, flush=True)
+        for record in _at_shares(name, problem, options):
+            records.append(record)
+            print(record.line(), file=sys.stderr, flush=True)
         frontiers.append(Frontier.of(name, problem, limits_between(problem, _POINTS, _TO, _FROM)))
     broken = violations(records, frontiers)
     _print(records, frontiers, broken)
@@ -65,6 +65,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--confirm", type=float, default=0.0, help="seconds to give HiGHS's full linearization (0)")
     parser.add_argument("--entries", type=int, default=200_000_000, help="table entries beyond which to skip (2e8)")
     parser.add_argument("--columns", type=int, default=400_000, help="columns beyond which HiGHS is not tried (400000)")
+    parser.add_argument("--patience", type=int, default=4, help="budgets a program that HiGHS may leave unfinished (4)")
     parser.add_argument("--reference", action="store_true", help="solve with Pyomo MindtPy as well")
     parser.add_argument("--json", type=Path, help="where to write everything that was recorded")
     options = parser.parse_args(arguments)
@@ -90,11 +91,15 @@ def _programs(options: argparse.Namespace) -> Iterator[tuple[str, Problem]]:
                 print(f"{name}: skipped, its tables have {entries:,} entries (--entries)", file=sys.stderr)
 
 
-def _solved(name: str, problem: Problem, share: float, options: argparse.Namespace) -> Record:
-    record = Record.of(name, problem, share)
-    if options.confirm and record.columns <= options.columns:
-        record = record.confirmed(problem, options.confirm)
-    return record.beside(mindtpy.solve(problem)) if options.reference else record
+def _at_shares(name: str, problem: Problem, options: argparse.Namespace) -> Iterator[Record]:
+    unfinished = 0
+    for share in options.shares:
+        limited = at_share(problem, share)
+        record = Record.of(name, limited, share)
+        if options.confirm and record.columns <= options.columns and unfinished < options.patience:
+            record = record.confirmed(limited, options.confirm)
+            unfinished += record.verdict == UNFINISHED
+        yield record.beside(mindtpy.solve(limited)) if options.reference else record
 
 
 def _print(records: Sequence[Record], frontiers: Iterable[Frontier], broken: Iterable[str]) -> None:

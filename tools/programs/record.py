@@ -15,6 +15,7 @@ from onnx_mdp.solve.solve import Limits, solve, solve_many
 from programs.mindtpy import Reference
 
 _GAP = 1e-6
+UNFINISHED = "not done"  # the verdict of a HiGHS that its time ran out on
 _COLUMNS = ("program", "budget", "choices", "columns", "objective", "gap", "seconds", "CPU s", "HiGHS CPU s", "HiGHS")
 _REFERENCE_COLUMNS = ("MindtPy s", "MindtPy loss", "MindtPy time / ours")
 GROWTH_COLUMNS = ("program", "from", "to", "growth", "CPU s", "CPU s growth")
@@ -84,7 +85,7 @@ class Record:
             return "same" if self.highs_status == self.status else "CONTRADICTS"
         if self.highs_objective < self.objective - slack or self.highs_bound > self.objective + slack:
             return "CONTRADICTS"
-        return "same" if self.highs_status == Status.OPTIMAL else "not done"
+        return "same" if self.highs_status == Status.OPTIMAL else UNFINISHED
 
     @property
     def is_proven(self) -> bool:
