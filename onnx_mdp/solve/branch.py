@@ -24,7 +24,7 @@ from onnx_mdp.solve.incumbent import Incumbent, OutOfTimeError
 from onnx_mdp.solve.labels import Labels, threshold
 from onnx_mdp.solve.multiplier import Relaxation, around, best, bracket
 from onnx_mdp.solve.relax import Pass, go_down, through
-from onnx_mdp.solve.remains import Remains, Sweep, remains
+from onnx_mdp.solve.remains import Mask, Remains, Sweep, remains
 from onnx_mdp.solve.whole import Whole
 
 _SIZES = (256, 2048, 16384)  # labels of a bucket; only the first where a hub can be split instead
@@ -111,13 +111,13 @@ class Search:
         if not self.incumbent.leaves(bound):
             hub = self._hub(left.plan, found)
             for sweep in sweeps:
-                if not sweep.outside:
+                if sweep.outside is None:
                     left.down(sweep)
             bound = self._searched(left, sweeps, bound, _SIZES[:1] if left.plan.uses[hub] >= _HUB else _SIZES)
         if self.incumbent.leaves(bound):
             self.left_alone = min(self.left_alone, bound)
             return
-        self._split(self._fewer(left, sweeps, self.incumbent.cost), sweeps, bound, left.plan.numbers[hub])
+        self._split(left, sweeps, bound, left.layout.places[hub])
 
     def _searched(self, left: Remains, sweeps: list[Sweep], bound: float, sizes: tuple[int, ...]) -> float:
         """The bound of a node after a search with labels, which may have improved the incumbent.
@@ -129,7 +129,7 @@ class Search:
         while size < len(sizes):
             before = self.incumbent.cost
             target = bound + share * (before - bound) if share < 1 else before
-            labels = Labels(self._fewer(left, sweeps, target), sweeps, self.incumbent.limit)
+            labels = Labels(left.pick(self._within(left, sweeps, target)), sweeps, self.incumbent.limit)
             found = labels.run(target, sizes[size], self.incumbent.deadline)
             if found.states is not None:
                 self.incumbent.consider(left.plan, found.states, found.cost, found.spent)
@@ -163,8 +163,8 @@ class Search:
             return {}  # and it has been considered
         return bracket(seen, sorted(self.whole.passes.keys() | {0.0, math.inf}), limit)
 
-    def _fewer(self, left: Remains, sweeps: list[Sweep], upper: float) -> Remains:
-        return left.fewer(sweeps, [threshold(sweep, upper, self.incumbent.limit) for sweep in sweeps])
+    def _within(self, left: Remains, sweeps: list[Sweep], upper: float) -> Mask:
+        return left.within(sweeps, [threshold(sweep, upper, self.incumbent.limit) for sweep in sweeps])
 
     def _hub(self, plan: Plan, found: Mapping[float, R]) -> int:
         """The variable in most buckets whose state differs between the plans around the limit."""
@@ -174,18 +174,21 @@ class Search:
         differ = (v for v, state in over.states.items() if within.states.get(v, state) != state)
         return max(differ, key=lambda v: (plan.uses[v], v))
 
-    def _split(self, left: Remains, sweeps: list[Sweep], bound: float, number: int) -> None:
+    def _split(self, left: Remains, sweeps: list[Sweep], bound: float, place: int) -> None:
         """Each state of a bucket's variable becomes a node, with the bound that the sweeps prove."""
-        states = left.entries[number].variable
+        which = self._within(left, sweeps, self.incumbent.cost)
+        here = left.at_place(place)
+        kept = which[here]
+        states = left.variable[here][kept]
 
         def least(sweep: Sweep) -> Floats:
             found = np.full(int(states.max(initial=-1)) + 1, np.inf)
-            np.minimum.at(found, states, left.through(sweep, number))
+            np.minimum.at(found, states, sweep.through[here][kept])
             return found
 
-        bounds = self._bounds(sweeps, bound, least)
+        bounds, fewer = self._bounds(sweeps, bound, least), left.pick(which)
         for state in np.unique(states):
-            self._add(float(bounds[state]), partial(self._settle, left.only(number, int(state))))
+            self._add(float(bounds[state]), partial(self._settle, fewer.only(place, int(state))))
 
     def _bounds(self, relaxed: Sequence[R], bound: float, least: Callable[[R], Floats]) -> Floats:
         """Per state of a variable, what the relaxations prove, by the least weighted sum that each finds there."""
