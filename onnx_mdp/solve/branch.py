@@ -30,6 +30,7 @@ from onnx_mdp.solve.whole import Whole
 _SIZES = (256, 2048, 16384)  # labels of a bucket; only the first where a hub can be split instead
 _FIRST_SHARE, _GROWTH = 1 / 64, 8
 _NEIGHBORS = 2  # multipliers on either side of the best that labels are bounded with
+_ROUGH, _FINE = 1e-2, 1e-3  # of the distance to a plan that bounds of whole tables and of lists may fall short
 _HUB = 3  # buckets that a variable must be in for its levels to be told apart at once
 _LARGE = 1 << 20  # entries that are too many to list: a program that keeps more is split in full
 _HUB_SHARE = 1 / 4  # of a program's entries that the variable's buckets must hold
@@ -82,7 +83,7 @@ class Search:
 
     def _bound_whole(self, whole: Whole, bound: float) -> None:
         """Bound a program in full; others may have a lower bound then, and a better plan, before it is searched."""
-        found = self._relaxed(whole.plan, whole.at)
+        found = self._relaxed(whole.plan, whole.at, _ROUGH)
         if found:
             bound = max(bound, found[best(found, self.incumbent.limit)].bound(self.incumbent.limit))
             self._add(bound, partial(self._list_or_split, whole, found))
@@ -102,7 +103,7 @@ class Search:
     def _settle(self, left: Remains, bound: float) -> None:
         """Search what is left of a program, and split it if that does not settle it."""
         limit = self.incumbent.limit
-        found = self._relaxed(left.plan, left.at)
+        found = self._relaxed(left.plan, left.at, _FINE)
         if not found:
             return
         multiplier = best(found, limit)
@@ -144,7 +145,7 @@ class Search:
                 size += 1
         return bound
 
-    def _relaxed(self, plan: Plan, at: Callable[[float], R]) -> dict[float, R]:
+    def _relaxed(self, plan: Plan, at: Callable[[float], R], notable: float) -> dict[float, R]:
         """A node's relaxations by multiplier; none where no plan within the limit is left."""
         limit = self.incumbent.limit
 
@@ -161,7 +162,7 @@ class Search:
             return {}
         if seen(0.0).spent <= limit:
             return {}  # and it has been considered
-        return bracket(seen, sorted(self.whole.passes.keys() | {0.0, math.inf}), limit)
+        return bracket(seen, sorted(self.whole.passes.keys() | {0.0, math.inf}), limit, notable)
 
     def _within(self, left: Remains, sweeps: list[Sweep], upper: float) -> Mask:
         return left.within(sweeps, [threshold(sweep, upper, self.incumbent.limit) for sweep in sweeps])

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 _MOST = 60
-_NOTABLE = 1e-3  # of the distance between the bound and a plan: a bound that is looser than that leaves more to search
 
 
 class Relaxation(Protocol):
@@ -34,7 +33,7 @@ class Relaxation(Protocol):
 R = TypeVar("R", bound=Relaxation)
 
 
-def bracket(at: Callable[[float], R], known: Sequence[float], limit: float) -> dict[float, R]:
+def bracket(at: Callable[[float], R], known: Sequence[float], limit: float, notable: float) -> dict[float, R]:
     """Relaxations by multiplier, in growing order, around the one with the best bound.
 
     Args:
@@ -42,6 +41,7 @@ def bracket(at: Callable[[float], R], known: Sequence[float], limit: float) -> d
         known: multipliers in growing order to look between first, from 0, whose plan must exceed the limit, to
             infinity, whose plan must not.
         limit: what a plan may spend.
+        notable: share of the distance between the bound and a plan that another multiplier's bound must promise.
     """
     low, high = 0, len(known) - 1
     found = {known[low]: at(known[low]), known[high]: at(known[high])}
@@ -57,7 +57,7 @@ def bracket(at: Callable[[float], R], known: Sequence[float], limit: float) -> d
         middle_one = found[multiplier] = at(multiplier)
         line = within.cost + multiplier * within.spent
         rounding = 1e-12 * (abs(line) + abs(within.cost))
-        if line - middle_one.least <= max(rounding, _NOTABLE * (within.cost - middle_one.bound(limit))):
+        if line - middle_one.least <= max(rounding, notable * (within.cost - middle_one.bound(limit))):
             break
         over, within = (middle_one, within) if middle_one.spent > limit else (over, middle_one)
     return dict(sorted(found.items()))
