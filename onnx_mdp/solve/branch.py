@@ -28,12 +28,12 @@ from onnx_mdp.solve.remains import Mask, Remains, Sweep, remains
 from onnx_mdp.solve.whole import Whole
 
 _SIZES = (256, 2048, 16384)  # labels of a bucket; only the first where a hub can be split instead
-_FIRST_SHARE, _GROWTH = 1 / 64, 8
+_SHARES = (1 / 64, 1 / 8, 1.0)  # of the way from a bound to the incumbent, that a search goes at once
 _NEIGHBORS = 2  # multipliers on either side of the best that labels are bounded with
-_ROUGH, _FINE = 1e-2, 1e-5  # of the distance to a plan that bounds of whole tables and of lists may fall short
+_ROUGH, _FINE = 3e-2, 1e-5  # of the distance to a plan that bounds of whole tables and of lists may fall short
 _HUB = 3  # buckets that a variable must be in for its levels to be told apart at once
 _LARGE = 1 << 20  # entries that are too many to list: a program that keeps more is split in full
-_MANY = 1 << 17  # entries of a program of which those near the bound are listed first
+_MANY = 1 << 14  # entries that are more than a list should have at first
 _HUB_SHARE = 1 / 4  # of a program's entries that the variable's buckets must hold
 
 R = TypeVar("R", bound=Relaxation)
@@ -88,23 +88,24 @@ class Search:
         found = self._relaxed(whole.plan, whole.at, _ROUGH)
         if found:
             bound = max(bound, found[best(found, self.incumbent.limit)].bound(self.incumbent.limit))
-            share = 1.0 if whole.plan.entries <= _MANY else _FIRST_SHARE
-            self._add(bound, partial(self._list_or_split, whole, found, share))
+            self._add(bound, partial(self._list_or_split, whole, found))
 
-    def _list_or_split(self, whole: Whole, found: dict[float, Pass], share: float, bound: float) -> None:
+    def _list_or_split(self, whole: Whole, found: dict[float, Pass], bound: float) -> None:
         """Keep what the bound does not rule out of a program, or split it in full where that is too much.
 
-        Of a program with many entries, those of plans come first whose cost is at most a share of the way from the
-        bound to the incumbent: far fewer, and the optimum is among them more often than not.
+        Where it is much, the entries of plans come first whose cost is at most a share of the way from the bound to
+        the incumbent: far fewer, and the optimum is among them more often than not.
         """
         plan, limit = whole.plan, self.incumbent.limit
         done, hub = found[best(found, limit)], self._hub(plan, found)
-        upper = self._part_way(bound, share)
-        alive = go_down(plan, done, threshold(done, upper, limit))
-        if sum(map(np.count_nonzero, alive)) <= _LARGE or not _is_hub(plan, hub):
-            if share < 1:
-                self._add(upper, partial(self._list_or_split, whole, found, min(1.0, _GROWTH * share)))
-            self._settle(remains(plan, alive), upper, bound)
+        uppers = [self._part_way(bound, share) for share in _SHARES]
+        alive = go_down(plan, done, [threshold(done, upper, limit) for upper in uppers])
+        counts = [sum(map(np.count_nonzero, masks)) for masks in alive]
+        which = max((i for i, count in enumerate(counts) if count <= _MANY), default=0)
+        if counts[which] <= _LARGE or not _is_hub(plan, hub):
+            if uppers[which] < uppers[-1]:
+                self._add(uppers[which], partial(self._list_or_split, whole, found))
+            self._settle(remains(plan, alive[which]), uppers[which], bound)
             return
         bounds = self._bounds(around(found, done.on_spent, _NEIGHBORS), bound, lambda p: through(plan, p, hub))
         for state, least in enumerate(bounds):
@@ -145,9 +146,9 @@ class Search:
         The first target lies little above the bound, where few labels reach; it is raised when it is proven that no
         plan lies below it. When too many labels do, they become more.
         """
-        share, size = _FIRST_SHARE, 0
+        share = size = 0
         while size < len(sizes):
-            target = min(upper, self._part_way(bound, share))
+            target = min(upper, self._part_way(bound, _SHARES[share]))
             labels = Labels(left.pick(self._within(left, sweeps, target)), sweeps, self.incumbent.limit)
             found = labels.run(target, sizes[size], self.incumbent.deadline)
             if found.states is not None:
@@ -156,9 +157,9 @@ class Search:
             if self._is_settled(upper, bound):
                 break
             if found.cut >= target:
-                share = min(1.0, _GROWTH * share)
+                share = min(share + 1, len(_SHARES) - 1)
             elif self.incumbent.cost - bound < 0.5 * (target - bound):
-                share = 1.0
+                share = len(_SHARES) - 1
             else:
                 size += 1
         return bound

@@ -49,10 +49,11 @@ def go_up(plan: Plan, on_cost: float, on_spent: float) -> Pass:
     return Pass(on_cost, on_spent, up, least, states, cost, spent)
 
 
-def go_down(plan: Plan, done: Pass, threshold: float) -> list[NDArray[np.bool_]]:
-    """For each bucket, the entries through which some plan's weighted sum is at most `threshold`."""
+def go_down(plan: Plan, done: Pass, thresholds: Sequence[float]) -> list[list[NDArray[np.bool_]]]:
+    """For each threshold and bucket, the entries through which some plan's weighted sum is at most the threshold."""
     every = range(len(plan.buckets))[::-1]
-    return [whole <= threshold for whole in _wholes(plan, done, every)][::-1]
+    within = [[whole <= threshold for threshold in thresholds] for whole in _wholes(plan, done, every)]
+    return [list(masks) for masks in zip(*reversed(within), strict=True)]
 
 
 def _eliminated(bucket: Bucket, up: list[Floats], on_cost: float, on_spent: float) -> Floats:
