@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 _MOST = 60
-_FAR = 4  # times as far as another is far
+_FAR = 4  # times the distance of another plan from the limit
 
 
 class Relaxation(Protocol):
@@ -54,38 +54,40 @@ def bracket(at: Callable[[float], R], known: Sequence[float], limit: float, nota
         low, high = (middle, high) if found[known[middle]].spent > limit else (low, middle)
     over, within = found[known[low]], found[known[high]]
     bound = max(done.bound(limit) for done in found.values() if done.on_cost)
-    is_new = True
+    again = 0  # evaluations in a row that found no new plan
     for _ in range(_MOST):
         slope = (within.cost - over.cost) / (over.spent - within.spent)
         reached = within.cost + slope * (within.spent - limit)  # by the best of all bounds, at most
         rounding = 1e-12 * (abs(within.cost) + slope * (abs(within.spent) + abs(limit)))
         if slope <= 0 or reached - bound <= max(rounding, notable * (within.cost - bound)):
             break
-        guess = _guess(found, over, within, limit) if is_new else slope
+        guess = _guess(found, over, within, limit, again)
         multiplier = guess if over.on_spent < guess < within.on_spent else slope
         if multiplier in found:
             break
         done = found[multiplier] = at(multiplier)
-        bound, is_new = max(bound, done.bound(limit)), done.spent not in (over.spent, within.spent)
+        bound = max(bound, done.bound(limit))
+        again = again + 1 if done.spent in (over.spent, within.spent) else 0
         over, within = (done, within) if done.spent > limit else (over, done)
     return dict(sorted(found.items()))
 
 
-def _guess(found: Mapping[float, Relaxation], over: Relaxation, within: Relaxation, limit: float) -> float:
-    """Where the line through the plans on either side of the limit meets it; 0 while one has no finite multiplier.
+def _guess(found: Mapping[float, Relaxation], over: Relaxation, within: Relaxation, limit: float, again: int) -> float:
+    """Where the line through the plans on either side of the limit meets it; 0 for a secant instead.
 
-    Where one side creeps up to the limit while the other stays far away, twice as far as the line through the nearest
-    two on that side says: to come out near the limit on the other.
+    Where one side creeps up to the limit while the other stays far away, farther than the line through the nearest two
+    on that side says, the more so the more often no new plan came of it: to come out near the limit on the other side.
     """
     if not over.on_spent or not within.on_cost:
         return 0.0
     near, far = sorted((over, within), key=lambda one: abs(one.spent - limit))
     behind = [one for one in found.values() if one.on_cost and (one.spent - near.spent) * (near.spent - limit) > 0]
     second = min(behind, key=lambda one: abs(one.spent - limit), default=far)
+    share = 1.0
     if second.on_spent and _FAR * abs(second.spent - limit) < abs(far.spent - limit):
-        far, share = second, 2.0
-    else:
-        share = 1.0
+        far, share = second, 2.0 * _FAR**again
+    elif again:
+        return 0.0
     rate = math.log(far.on_spent / near.on_spent) / (far.spent - near.spent)
     return near.on_spent * math.exp(share * rate * (limit - near.spent))
 
