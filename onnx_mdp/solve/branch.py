@@ -28,7 +28,8 @@ from onnx_mdp.solve.remains import Mask, Remains, Sweep, remains
 from onnx_mdp.solve.whole import Whole
 
 _SIZES = (256, 2048, 16384)  # labels of a bucket; only the first where a hub can be split instead
-_SHARES = (1 / 64, 1 / 8, 1.0)  # of the way from a bound to the incumbent, that a search goes at once
+_LIST_SHARES = (1 / 512, 1 / 64, 1 / 8, 1.0)  # of the way from the bound to the incumbent, that a list reaches
+_SHARES = (1 / 64, 1 / 8, 1.0)  # and that a search goes at once
 _NEIGHBORS = 2  # multipliers on either side of the best that labels are bounded with
 _ROUGH, _FINE = 3e-2, 1e-5  # of the distance to a plan that bounds of whole tables and of lists may fall short
 _HUB = 3  # buckets that a variable must be in for its levels to be told apart at once
@@ -98,7 +99,7 @@ class Search:
         """
         plan, limit = whole.plan, self.incumbent.limit
         done, hub = found[best(found, limit)], self._hub(plan, found)
-        uppers = [self._part_way(bound, share) for share in _SHARES]
+        uppers = [self._part_way(bound, share) for share in _LIST_SHARES]
         alive = go_down(plan, done, [threshold(done, upper, limit) for upper in uppers])
         counts = [sum(map(np.count_nonzero, masks)) for masks in alive]
         which = max((i for i, count in enumerate(counts) if count <= _MANY), default=0)
