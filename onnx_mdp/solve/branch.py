@@ -89,23 +89,23 @@ class Search:
         found = self._relaxed(whole.plan, whole.at, _ROUGH)
         if found:
             bound = max(bound, found[best(found, self.incumbent.limit)].bound(self.incumbent.limit))
-            self._add(bound, partial(self._list_or_split, whole, found))
+            self._add(bound, partial(self._list_or_split, whole, found, 0))
 
-    def _list_or_split(self, whole: Whole, found: dict[float, Pass], bound: float) -> None:
+    def _list_or_split(self, whole: Whole, found: dict[float, Pass], first: int, bound: float) -> None:
         """Keep what the bound does not rule out of a program, or split it in full where that is too much.
 
         Where it is much, the entries of plans come first whose cost is at most a share of the way from the bound to
-        the incumbent: far fewer, and the optimum is among them more often than not.
+        the incumbent, of the shares from the `first`: far fewer, and the optimum is among them more often than not.
         """
         plan, limit = whole.plan, self.incumbent.limit
         done, hub = found[best(found, limit)], self._hub(plan, found)
         uppers = [self._part_way(bound, share) for share in _LIST_SHARES]
         alive = go_down(plan, done, [threshold(done, upper, limit) for upper in uppers])
         counts = [sum(map(np.count_nonzero, masks)) for masks in alive]
-        which = max((i for i, count in enumerate(counts) if count <= _MANY), default=0)
+        which = max(first, *(i for i, count in enumerate(counts) if count <= _MANY), 0)
         if counts[which] <= _LARGE or not _is_hub(plan, hub):
-            if uppers[which] < uppers[-1]:
-                self._add(uppers[which], partial(self._list_or_split, whole, found))
+            if which + 1 < len(uppers):
+                self._add(uppers[which], partial(self._list_or_split, whole, found, which + 1))
             self._settle(remains(plan, alive[which]), uppers[which], bound)
             return
         bounds = self._bounds(around(found, done.on_spent, _NEIGHBORS), bound, lambda p: through(plan, p, hub))
