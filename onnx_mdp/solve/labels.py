@@ -172,23 +172,27 @@ class Labels:
         outside = entries.outside
         possible = np.flatnonzero(np.isfinite(entries.cost))  # not where a subtree without labels has no plan
         labels = _Labels(possible, entries.cost[possible], entries.spent[possible])
-        labels, _ = self._bounded(labels, outside)
+        labels = self._fitting(labels, outside)
         for i, inlet in enumerate(entries.inlets):
             labels = self._joined(labels, inlet, below[inlet.place], outside)
             outside = outside - inlet.least
-            labels, bounds = self._bounded(labels, outside)
+            labels = self._fitting(labels, outside)
             if i < len(entries.inlets) - 1 and len(labels.cost) > 1:
-                labels = self._fewest(labels, bounds, labels.entry)
+                labels = self._fewest(labels, outside, labels.entry)
         return self._message(place, entries, labels, outside)
 
-    def _bounded(self, labels: _Labels, outside: Floats) -> tuple[_Labels, Floats]:
-        """The labels that some better plan within the limit may hold, and their bounds."""
-        values = self.on_cost * labels.cost + self.on_spent * labels.spent + outside[:, labels.entry]
-        fits: Mask = np.all(values < self.thresholds, axis=0)
-        priced = np.where(self.on_cost > 0, values - self.on_spent * self.limit, -np.inf).max(axis=0)
-        if fits.all():
-            return labels, priced
-        return labels.pick(fits), priced[fits]
+    def _fitting(self, labels: _Labels, outside: Floats) -> _Labels:
+        """The labels that some better plan within the limit may hold."""
+        fits: Mask = np.all(self._values(labels, outside) < self.thresholds, axis=0)
+        return labels if fits.all() else labels.pick(fits)
+
+    def _bounds(self, labels: _Labels, outside: Floats) -> Floats:
+        """What plans within the limit cost at least that hold a label."""
+        priced = self._values(labels, outside) - self.on_spent * self.limit
+        return np.asarray(np.where(self.on_cost > 0, priced, -np.inf).max(axis=0))
+
+    def _values(self, labels: _Labels, outside: Floats) -> Floats:
+        return np.asarray(self.on_cost * labels.cost + self.on_spent * labels.spent + outside[:, labels.entry])
 
     def _joined(self, labels: _Labels, inlet: _Inlet, message: _Labels, outside: Floats) -> _Labels:
         """Every label with every label of a child that the best multiplier's bound leaves."""
@@ -223,12 +227,13 @@ class Labels:
     def _priced_limit(self) -> float:
         return self.sweeps[0].on_spent * self.limit
 
-    def _fewest(self, labels: _Labels, bounds: Floats, group: Ints) -> _Labels:
+    def _fewest(self, labels: _Labels, outside: Floats, group: Ints) -> _Labels:
         """The labels that none of their group beats, and of those the most promising."""
         kept = undominated(group, labels.spent, labels.cost)
         if len(kept) > self.most:
-            by_bound = np.argpartition(bounds[kept], self.most)
-            self.cut = min(self.cut, float(bounds[kept[by_bound[self.most :]]].min()))
+            bounds = self._bounds(labels, outside)[kept]
+            by_bound = np.argpartition(bounds, self.most)
+            self.cut = min(self.cut, float(bounds[by_bound[self.most :]].min()))
             kept = np.sort(kept[by_bound[: self.most]])
         return labels.pick(kept)
 
@@ -239,8 +244,7 @@ class Labels:
             every = np.arange(len(labels.entry))
             labels.steps.append((every, every))
         if len(labels.cost) > 1:
-            _, bounds = self._bounded(labels, outside)
-            labels = self._fewest(labels, bounds, entries.state[labels.entry])
+            labels = self._fewest(labels, outside, entries.state[labels.entry])
         group = entries.state[labels.entry]
         above = best.on_cost * labels.cost + best.on_spent * labels.spent - best.up[first + group]
         keys = group + np.clip(above / self.window, 0.0, 1.0) * 0.5
