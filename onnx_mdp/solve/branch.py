@@ -100,13 +100,13 @@ class Search:
         plan, limit = whole.plan, self.incumbent.limit
         done, hub = found[best(found, limit)], self._hub(plan, found)
         uppers = [self._part_way(bound, share) for share in _LIST_SHARES]
-        alive = go_down(plan, done, [threshold(done, upper, limit) for upper in uppers])
-        counts = [sum(map(np.count_nonzero, masks)) for masks in alive]
+        exceeded = go_down(plan, done, [threshold(done, upper, limit) for upper in uppers])
+        counts = [sum(np.count_nonzero(table <= i) for table in exceeded) for i in range(len(uppers))]
         which = max(first, *(i for i, count in enumerate(counts) if count <= _MANY), 0)
         if counts[which] <= _LARGE or not _is_hub(plan, hub):
             if which + 1 < len(uppers):
                 self._add(uppers[which], partial(self._list_or_split, whole, found, which + 1))
-            self._settle(remains(plan, alive[which]), uppers[which], bound)
+            self._settle(remains(plan, [table <= which for table in exceeded]), uppers[which], bound)
             return
         bounds = self._bounds(around(found, done.on_spent, _NEIGHBORS), bound, lambda p: through(plan, p, hub))
         for state, least in enumerate(bounds):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 _MOST = 60
+_STEEPEST = 700.0  # whose exponential is still a number
 _FAR = 4  # times the distance of another plan from the limit
 
 
@@ -89,7 +90,7 @@ def _guess(found: Mapping[float, Relaxation], over: Relaxation, within: Relaxati
     elif again:
         return 0.0
     rate = math.log(far.on_spent / near.on_spent) / (far.spent - near.spent)
-    return near.on_spent * math.exp(share * rate * (limit - near.spent))
+    return near.on_spent * math.exp(min(share * rate * (limit - near.spent), _STEEPEST))
 
 
 def best(found: dict[float, R], limit: float) -> float:

@@ -49,11 +49,17 @@ def go_up(plan: Plan, on_cost: float, on_spent: float) -> Pass:
     return Pass(on_cost, on_spent, up, least, states, cost, spent)
 
 
-def go_down(plan: Plan, done: Pass, thresholds: Sequence[float]) -> list[list[NDArray[np.bool_]]]:
-    """For each threshold and bucket, the entries through which some plan's weighted sum is at most the threshold."""
+def go_down(plan: Plan, done: Pass, thresholds: Sequence[float]) -> list[NDArray[np.uint8]]:
+    """For each entry of each bucket, how many of the thresholds the least weighted sum of plans through it exceeds."""
     every = range(len(plan.buckets))[::-1]
-    within = [[whole <= threshold for threshold in thresholds] for whole in _wholes(plan, done, every)]
-    return [list(masks) for masks in zip(*reversed(within), strict=True)]
+    return [_exceeded(whole, thresholds) for whole in _wholes(plan, done, every)][::-1]
+
+
+def _exceeded(whole: Floats, thresholds: Sequence[float]) -> NDArray[np.uint8]:
+    count = np.zeros(whole.shape, np.uint8)
+    for threshold in thresholds:
+        count += whole > threshold
+    return count
 
 
 def _eliminated(bucket: Bucket, up: list[Floats], on_cost: float, on_spent: float) -> Floats:

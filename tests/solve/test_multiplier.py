@@ -74,3 +74,12 @@ def test_takes_fewer_evaluations_than_secants_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(multiplier, "_guess", lambda *_: 0.0)
     assert bounds == pytest.approx([alone.search(share, 1e-2) for share in shares], rel=1e-2)
     assert plans.evaluated < alone.evaluated
+
+
+def test_a_plan_that_stays_for_long_is_stepped_over() -> None:
+    """One plan is the best for a range of multipliers, next to a limit that it nearly reaches; the others are far."""
+    spent = np.array([1.0, 2.0, 3.0, 4.999999, 9.0, 10.0])
+    cost = np.array([1e9, 1e6, 1e3, 1.0, 1e-9, 0.0])
+    plans = Plans(spent, cost)
+    assert plans.search(5.0, 0.0) == pytest.approx(plans.best_bound(5.0), rel=1e-9)
+    assert plans.evaluated < 20
