@@ -2,13 +2,15 @@
 
     python tools/bench_solver.py                                      # everything, without a second opinion
     python tools/bench_solver.py resnet:54 deit:12 --levels 8 16      # some families and sizes
+    python tools/bench_solver.py resnet:54 resnet:405 --runs 5        # how the time grows with the size
     python tools/bench_solver.py --confirm 120 --json solver.json     # compared with HiGHS's full linearization
     python tools/bench_solver.py resnet:54 --levels 8 --reference     # beside Pyomo MindtPy (OA, GLPK, IPOPT)
 
 Sizes are convolutions (resnet), transformer layers (deit: one table over stream, heads and both head widths a layer),
 dense layers (densenet: every concat a sum of widths) and resolutions (unet: skips that nest). Every program is solved
 at several shares of its dense latency by the default solver, on one core; then a 12-point frontier of each from one
-preparation. Where a family has several sizes, a table shows how the time grows with the size. Exit status 1 and a list
+preparation. Where a family has several sizes, a table shows how the time grows with the size, and the ratio of the two
+growths: at most 1 where it is linear. Exit status 1 and a list
 where one is not proven to a gap of 1e-6, or HiGHS contradicts it.
 """
 
@@ -23,7 +25,7 @@ from typing import Any
 
 from programs import mindtpy
 from programs.instances import FAMILIES, at_share, limits_between, make
-from programs.record import FRONTIER_COLUMNS, GROWTH_COLUMNS, Frontier, Growth, Record, violations
+from programs.record import FRONTIER_COLUMNS, GROWTH_COLUMNS, UNFINISHED, Frontier, Growth, Record, violations
 from rich.console import Console
 
 from onnx_mdp.report.text import table
@@ -42,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     records, frontiers = list[Record](), list[Frontier]()
     for name, problem in _programs(options):
-        for share in options.shares:
-            records.append(_solved(name, at_share(problem, share), share, options))
-            print(records[-1].line(), file=sys.stderr, flush=True)
+        for record in _at_shares(name, problem, options):
+            records.append(record)
+            print(record.line(), file=sys.stderr, flush=True)
         frontiers.append(Frontier.of(name, problem, limits_between(problem, _POINTS, _TO, _FROM)))
     broken = violations(records, frontiers)
     _print(records, frontiers, broken)
@@ -62,9 +64,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--levels", type=int, nargs="+", default=[8, 16, 32, 64], help="of a choice (8 16 32 64)")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.85, 0.5, 0.3, 0.15], help="of the dense latency")
     parser.add_argument("--noise", type=float, default=0.01, help="lognormal noise of every table entry (0.01)")
+    parser.add_argument("--runs", type=int, default=1, help="solves of a program, of whose times the median counts (1)")
     parser.add_argument("--confirm", type=float, default=0.0, help="seconds to give HiGHS's full linearization (0)")
     parser.add_argument("--entries", type=int, default=200_000_000, help="table entries beyond which to skip (2e8)")
     parser.add_argument("--columns", type=int, default=400_000, help="columns beyond which HiGHS is not tried (400000)")
+    parser.add_argument("--patience", type=int, default=4, help="budgets a program that HiGHS may leave unfinished (4)")
     parser.add_argument("--reference", action="store_true", help="solve with Pyomo MindtPy as well")
     parser.add_argument("--json", type=Path, help="where to write everything that was recorded")
     options = parser.parse_args(arguments)
@@ -90,11 +94,15 @@ def _programs(options: argparse.Namespace) -> Iterator[tuple[str, Problem]]:
                 print(f"{name}: skipped, its tables have {entries:,} entries (--entries)", file=sys.stderr)
 
 
-def _solved(name: str, problem: Problem, share: float, options: argparse.Namespace) -> Record:
-    record = Record.of(name, problem, share)
-    if options.confirm and record.columns <= options.columns:
-        record = record.confirmed(problem, options.confirm)
-    return record.beside(mindtpy.solve(problem)) if options.reference else record
+def _at_shares(name: str, problem: Problem, options: argparse.Namespace) -> Iterator[Record]:
+    unfinished = 0
+    for share in options.shares:
+        limited = at_share(problem, share)
+        record = Record.of(name, limited, share, options.runs)
+        if options.confirm and record.columns <= options.columns and unfinished < options.patience:
+            record = record.confirmed(limited, options.confirm)
+            unfinished += record.verdict == UNFINISHED
+        yield record.beside(mindtpy.solve(limited)) if options.reference else record
 
 
 def _print(records: Sequence[Record], frontiers: Iterable[Frontier], broken: Iterable[str]) -> None:
@@ -102,7 +110,7 @@ def _print(records: Sequence[Record], frontiers: Iterable[Frontier], broken: Ite
     columns, rows = Record.columns_of(records), [record.row() for record in records]
     console.print(table("", columns, [row[: len(columns)] for row in rows], numbers=len(columns) - 2))
     if growth := Growth.of(records):
-        console.print(table("growth", GROWTH_COLUMNS, [row.row() for row in growth], numbers=5))
+        console.print(table("growth", GROWTH_COLUMNS, [row.row() for row in growth], numbers=6))
     console.print(table("frontiers", FRONTIER_COLUMNS, [frontier.row() for frontier in frontiers], numbers=5))
     for line in broken:
         console.print(line, highlight=False, markup=False)

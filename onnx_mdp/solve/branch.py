@@ -24,14 +24,17 @@ from onnx_mdp.solve.incumbent import Incumbent, OutOfTimeError
 from onnx_mdp.solve.labels import Labels, threshold
 from onnx_mdp.solve.multiplier import Relaxation, around, best, bracket
 from onnx_mdp.solve.relax import Pass, go_down, through
-from onnx_mdp.solve.remains import Remains, Sweep, remains
+from onnx_mdp.solve.remains import Mask, Remains, Sweep, remains
 from onnx_mdp.solve.whole import Whole
 
 _SIZES = (256, 2048, 16384)  # labels of a bucket; only the first where a hub can be split instead
-_FIRST_SHARE, _GROWTH = 1 / 64, 8
+_LIST_SHARES = (1 / 512, 1 / 64, 1 / 8, 1.0)  # of the way from the bound to the incumbent, that a list reaches
+_SHARES = (1 / 64, 1 / 8, 1.0)  # and that a search goes at once
 _NEIGHBORS = 2  # multipliers on either side of the best that labels are bounded with
+_ROUGH, _FINE = 3e-2, 1e-5  # of the distance to a plan that bounds of whole tables and of lists may fall short
 _HUB = 3  # buckets that a variable must be in for its levels to be told apart at once
 _LARGE = 1 << 20  # entries that are too many to list: a program that keeps more is split in full
+_MANY = 1 << 14  # entries that are more than a list should have at first
 _HUB_SHARE = 1 / 4  # of a program's entries that the variable's buckets must hold
 
 R = TypeVar("R", bound=Relaxation)
@@ -65,7 +68,8 @@ class Search:
         while self.open and not self.incumbent.is_close():
             bound, _, step = heapq.heappop(self.open)
             self._raise(bound)
-            step(bound)
+            if not self.incumbent.is_close():
+                step(bound)
         self._raise(math.inf)
 
     def _add(self, bound: float, step: Step) -> None:
@@ -82,69 +86,86 @@ class Search:
 
     def _bound_whole(self, whole: Whole, bound: float) -> None:
         """Bound a program in full; others may have a lower bound then, and a better plan, before it is searched."""
-        found = self._relaxed(whole.plan, whole.at)
+        found = self._relaxed(whole.plan, whole.at, _ROUGH)
         if found:
             bound = max(bound, found[best(found, self.incumbent.limit)].bound(self.incumbent.limit))
-            self._add(bound, partial(self._list_or_split, whole, found))
+            self._add(bound, partial(self._list_or_split, whole, found, 0))
 
-    def _list_or_split(self, whole: Whole, found: dict[float, Pass], bound: float) -> None:
-        """Keep what the bound does not rule out of a program, or split it in full where that is too much."""
+    def _list_or_split(self, whole: Whole, found: dict[float, Pass], first: int, bound: float) -> None:
+        """Keep what the bound does not rule out of a program, or split it in full where that is too much.
+
+        Where it is much, the entries of plans come first whose cost is at most a share of the way from the bound to
+        the incumbent, of the shares from the `first`: far fewer, and the optimum is among them more often than not.
+        """
         plan, limit = whole.plan, self.incumbent.limit
         done, hub = found[best(found, limit)], self._hub(plan, found)
-        alive = go_down(plan, done, threshold(done, self.incumbent.cost, limit))
-        if sum(map(np.count_nonzero, alive)) <= _LARGE or not _is_hub(plan, hub):
-            self._settle(remains(plan, alive), bound)
+        uppers = [self._part_way(bound, share) for share in _LIST_SHARES]
+        exceeded = go_down(plan, done, [threshold(done, upper, limit) for upper in uppers])
+        counts = [sum(np.count_nonzero(table <= i) for table in exceeded) for i in range(len(uppers))]
+        which = max(first, *(i for i, count in enumerate(counts) if count <= _MANY), 0)
+        if counts[which] <= _LARGE or not _is_hub(plan, hub):
+            if which + 1 < len(uppers):
+                self._add(uppers[which], partial(self._list_or_split, whole, found, which + 1))
+            self._settle(remains(plan, [table <= which for table in exceeded]), uppers[which], bound)
             return
         bounds = self._bounds(around(found, done.on_spent, _NEIGHBORS), bound, lambda p: through(plan, p, hub))
         for state, least in enumerate(bounds):
             self._add(float(least), partial(self._bound_whole, whole.at_state(hub, state)))
 
-    def _settle(self, left: Remains, bound: float) -> None:
-        """Search what is left of a program, and split it if that does not settle it."""
+    def _part_way(self, bound: float, share: float) -> float:
+        return bound + share * (self.incumbent.cost - bound) if share < 1 else self.incumbent.cost
+
+    def _settle(self, left: Remains, upper: float, bound: float) -> None:
+        """Search what is left of a program for plans that cost less than `upper`, and split it if there may be some."""
         limit = self.incumbent.limit
-        found = self._relaxed(left.plan, left.at)
+        found = self._relaxed(left.plan, left.at, _FINE)
         if not found:
             return
         multiplier = best(found, limit)
         bound = max(bound, found[multiplier].bound(limit))
         sweeps = around(found, multiplier, _NEIGHBORS)
-        if not self.incumbent.leaves(bound):
-            hub = self._hub(left.plan, found)
+        hub = self._hub(left.plan, found)
+        if not self._is_settled(upper, bound):
             for sweep in sweeps:
-                if not sweep.outside:
+                if sweep.outside is None:
                     left.down(sweep)
-            bound = self._searched(left, sweeps, bound, _SIZES[:1] if left.plan.uses[hub] >= _HUB else _SIZES)
-        if self.incumbent.leaves(bound):
+            sizes = _SIZES[:1] if left.plan.uses[hub] >= _HUB else _SIZES
+            bound = self._searched(left, sweeps, upper, bound, sizes)
+        if not self._is_settled(upper, bound):
+            self._split(left, sweeps, upper, bound, left.layout.places[hub])
+        elif bound < upper:  # else the node of dearer plans stands for the rest
             self.left_alone = min(self.left_alone, bound)
-            return
-        self._split(self._fewer(left, sweeps, self.incumbent.cost), sweeps, bound, left.plan.numbers[hub])
 
-    def _searched(self, left: Remains, sweeps: list[Sweep], bound: float, sizes: tuple[int, ...]) -> float:
+    def _is_settled(self, upper: float, bound: float) -> bool:
+        return bound >= upper or self.incumbent.leaves(bound)
+
+    def _searched(
+        self, left: Remains, sweeps: list[Sweep], upper: float, bound: float, sizes: tuple[int, ...]
+    ) -> float:
         """The bound of a node after a search with labels, which may have improved the incumbent.
 
         The first target lies little above the bound, where few labels reach; it is raised when it is proven that no
         plan lies below it. When too many labels do, they become more.
         """
-        share, size = _FIRST_SHARE, 0
+        share = size = 0
         while size < len(sizes):
-            before = self.incumbent.cost
-            target = bound + share * (before - bound) if share < 1 else before
-            labels = Labels(self._fewer(left, sweeps, target), sweeps, self.incumbent.limit)
+            target = min(upper, self._part_way(bound, _SHARES[share]))
+            labels = Labels(left.pick(self._within(left, sweeps, target)), sweeps, self.incumbent.limit)
             found = labels.run(target, sizes[size], self.incumbent.deadline)
             if found.states is not None:
                 self.incumbent.consider(left.plan, found.states, found.cost, found.spent)
             bound = max(bound, min(found.cut, target, self.incumbent.cost))
-            if self.incumbent.leaves(bound):
+            if self._is_settled(upper, bound):
                 break
             if found.cut >= target:
-                share = min(1.0, _GROWTH * share)
+                share = min(share + 1, len(_SHARES) - 1)
             elif self.incumbent.cost - bound < 0.5 * (target - bound):
-                share = 1.0
+                share = len(_SHARES) - 1
             else:
                 size += 1
         return bound
 
-    def _relaxed(self, plan: Plan, at: Callable[[float], R]) -> dict[float, R]:
+    def _relaxed(self, plan: Plan, at: Callable[[float], R], notable: float) -> dict[float, R]:
         """A node's relaxations by multiplier; none where no plan within the limit is left."""
         limit = self.incumbent.limit
 
@@ -161,10 +182,10 @@ class Search:
             return {}
         if seen(0.0).spent <= limit:
             return {}  # and it has been considered
-        return bracket(seen, sorted(self.whole.passes.keys() | {0.0, math.inf}), limit)
+        return bracket(seen, sorted(self.whole.passes.keys() | {0.0, math.inf}), limit, notable)
 
-    def _fewer(self, left: Remains, sweeps: list[Sweep], upper: float) -> Remains:
-        return left.fewer(sweeps, [threshold(sweep, upper, self.incumbent.limit) for sweep in sweeps])
+    def _within(self, left: Remains, sweeps: list[Sweep], upper: float) -> Mask:
+        return left.within(sweeps, [threshold(sweep, upper, self.incumbent.limit) for sweep in sweeps])
 
     def _hub(self, plan: Plan, found: Mapping[float, R]) -> int:
         """The variable in most buckets whose state differs between the plans around the limit."""
@@ -174,18 +195,21 @@ class Search:
         differ = (v for v, state in over.states.items() if within.states.get(v, state) != state)
         return max(differ, key=lambda v: (plan.uses[v], v))
 
-    def _split(self, left: Remains, sweeps: list[Sweep], bound: float, number: int) -> None:
+    def _split(self, left: Remains, sweeps: list[Sweep], upper: float, bound: float, place: int) -> None:
         """Each state of a bucket's variable becomes a node, with the bound that the sweeps prove."""
-        states = left.entries[number].variable
+        which = self._within(left, sweeps, min(upper, self.incumbent.cost))
+        here = left.at_place(place)
+        kept = which[here]
+        states = left.variable[here][kept]
 
         def least(sweep: Sweep) -> Floats:
             found = np.full(int(states.max(initial=-1)) + 1, np.inf)
-            np.minimum.at(found, states, left.through(sweep, number))
+            np.minimum.at(found, states, sweep.through[here][kept])
             return found
 
-        bounds = self._bounds(sweeps, bound, least)
+        bounds, fewer = self._bounds(sweeps, bound, least), left.pick(which)
         for state in np.unique(states):
-            self._add(float(bounds[state]), partial(self._settle, left.only(number, int(state))))
+            self._add(float(bounds[state]), partial(self._settle, fewer.only(place, int(state)), upper))
 
     def _bounds(self, relaxed: Sequence[R], bound: float, least: Callable[[R], Floats]) -> Floats:
         """Per state of a variable, what the relaxations prove, by the least weighted sum that each finds there."""

@@ -45,6 +45,26 @@ class Part:
     spent: Floats | None
     hard: Floats | None
 
+    @cached_property
+    def gates(self) -> tuple[int, ...]:
+        """The axes of its blocks, but for the first axis."""
+        return _gates(self.where)
+
+    @cached_property
+    def axes(self) -> tuple[int, ...]:
+        """The axes, but for the first, that the tables are over; along the others they broadcast."""
+        return tuple(axis for axis, size in enumerate(self._shape) if axis and size > 1)
+
+    @cached_property
+    def columns(self) -> tuple[Floats | None, ...]:
+        """The cost, the spending and what is forbidden over the first axis and `axes` alone."""
+        shape = [self._shape[axis] for axis in (0, *self.axes)]
+        return tuple(None if values is None else values.reshape(shape) for values in (self.cost, self.spent, self.hard))
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return next(values.shape for values in (self.cost, self.spent, self.hard) if values is not None)
+
 
 @dataclass(frozen=True, eq=False)
 class Child:
@@ -60,6 +80,20 @@ class Child:
     states: Ints
     shape: tuple[int, ...]
     plain: bool
+
+    @cached_property
+    def gates(self) -> tuple[int, ...]:
+        """The axes of its blocks, but for the first axis."""
+        return _gates(self.where)
+
+    def read(self, message: Floats, fixed: Sequence[int]) -> Floats:
+        """What the message adds along the first axis at given states of the others."""
+        place = tuple([slice(None) if axis == 0 else fixed[axis - 1] for axis in self.axes])
+        return np.asarray(message[place] if self.plain else message.ravel()[self.states[place]])
+
+
+def _gates(where: Where) -> tuple[int, ...]:
+    return tuple(axis for axis, spot in enumerate(where) if axis and spot.start is not None)
 
 
 @dataclass(eq=False)

@@ -3,8 +3,9 @@
 1. The program becomes buckets of a tree decomposition (`factors`, `buckets`); this does not depend on the limit.
 2. The multiplier with the best bound is found by evaluating the relaxation (`relax`, `multiplier`); plans within the
    limit that come up on the way are incumbents.
-3. Every entry of every bucket that the bound rules out goes (`remains`).
-4. Labels on what is left (`labels`), few at a time, which repairs the incumbent and usually proves it.
+3. Every entry of every bucket that the bound rules out goes (`remains`); of many, those of plans near the bound are
+   searched first. What is left is a short list, on which the multiplier is found to the last digits.
+4. Labels where the list leaves a choice (`labels`), few at a time, which repairs the incumbent and usually proves it.
 5. Where a choice that much depends on (a stream) keeps the bound away from the incumbent, because the relaxation mixes
    two of its levels, each of its levels becomes a program of its own, bounded and searched in the same way, the most
    promising first (`branch`); in large programs already before the third step, which would leave too much.

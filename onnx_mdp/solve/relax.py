@@ -49,10 +49,17 @@ def go_up(plan: Plan, on_cost: float, on_spent: float) -> Pass:
     return Pass(on_cost, on_spent, up, least, states, cost, spent)
 
 
-def go_down(plan: Plan, done: Pass, threshold: float) -> list[NDArray[np.bool_]]:
-    """For each bucket, the entries through which some plan's weighted sum is at most `threshold`."""
+def go_down(plan: Plan, done: Pass, thresholds: Sequence[float]) -> list[NDArray[np.uint8]]:
+    """For each entry of each bucket, how many of the thresholds the least weighted sum of plans through it exceeds."""
     every = range(len(plan.buckets))[::-1]
-    return [whole <= threshold for whole in _wholes(plan, done, every)][::-1]
+    return [_exceeded(whole, thresholds) for whole in _wholes(plan, done, every)][::-1]
+
+
+def _exceeded(whole: Floats, thresholds: Sequence[float]) -> NDArray[np.uint8]:
+    count = np.zeros(whole.shape, np.uint8)
+    for threshold in thresholds:
+        count += whole > threshold
+    return count
 
 
 def _eliminated(bucket: Bucket, up: list[Floats], on_cost: float, on_spent: float) -> Floats:
@@ -146,48 +153,31 @@ def _trace(plan: Plan, up: list[Floats], on_cost: float, on_spent: float) -> tup
         bucket = plan.buckets[number]
         for target in reversed(plan.replaced.get(number + 1, ())):
             states[target] = _result(plan.model.functions[target], states)
-        around = () if bucket.gate is None else plan.model.paths[bucket.gate]
-        if not all(states[gate] for gate in around):  # its block is gone
-            states[bucket.variable] = 0
+        if bucket.gate is not None and not all(states[gate] for gate in plan.model.paths[bucket.gate]):
+            states[bucket.variable] = 0  # its block is gone
             continue
-        fixed = tuple(states[v] for v in bucket.scope[1:])
-        column = _column(bucket, up, fixed, on_cost, on_spent)
-        states[bucket.variable] = best = int(column.argmin())
-        for part in bucket.parts:
-            cost += _entry(part.cost, part.where, (best, *fixed))
-            spent += _entry(part.spent, part.where, (best, *fixed))
+        fixed = [states[v] for v in bucket.scope[1:]]
+        costs, spending, rest = _column(bucket, up, fixed)
+        states[bucket.variable] = best = int((on_cost * costs + on_spent * spending + rest).argmin())
+        cost += float(costs[best])
+        spent += float(spending[best])
     return states, cost, spent
 
 
-def _column(bucket: Bucket, up: list[Floats], fixed: tuple[int, ...], on_cost: float, on_spent: float) -> Floats:
-    """A bucket's table at given states of the other variables."""
-    column = np.zeros(bucket.shape[0])
+def _column(bucket: Bucket, up: list[Floats], fixed: Sequence[int]) -> Floats:
+    """A bucket's table at given states of the other variables: what its parts cost, what they spend, and the rest."""
+    rows = np.zeros((3, bucket.shape[0]))
     for part in bucket.parts:
-        for weight, values in ((on_spent, part.spent), (on_cost, part.cost), (1.0, part.hard)):
-            if values is not None and weight and _is_open(part.where, fixed):
-                column[part.where[0]] += weight * values[_along(values, fixed)]
+        if all(fixed[gate - 1] for gate in part.gates):
+            spots: tuple[slice | int, ...] = (slice(None), *[fixed[axis - 1] for axis in part.axes])
+            for row, values in zip(rows, part.columns, strict=True):
+                if values is not None:
+                    row[part.where[0]] += values[spots]
+    rest = rows[2]
     for child in bucket.children:
-        if _is_open(child.where, fixed):
-            message = up[child.bucket].ravel()
-            place = [slice(None) if axis == 0 else slice(fixed[axis - 1], fixed[axis - 1] + 1) for axis in child.axes]
-            column[child.where[0]] += message[child.states[tuple(place)]].ravel()
-    return column
-
-
-def _is_open(where: tuple[slice, ...], fixed: tuple[int, ...]) -> bool:
-    return all(spot.start is None or state == 1 for spot, state in zip(where[1:], fixed, strict=True))
-
-
-def _along(values: Floats, fixed: tuple[int, ...]) -> tuple[slice | int, ...]:
-    """The index of a table's first axis at given states of the others; axes of length 1 broadcast."""
-    spots = (0 if size == 1 else state for size, state in zip(values.shape[1:], fixed, strict=True))
-    return (slice(None), *spots)
-
-
-def _entry(values: Floats | None, where: tuple[slice, ...], states: tuple[int, ...]) -> float:
-    if values is None or not all(spot.start is None or state == 1 for spot, state in zip(where, states, strict=True)):
-        return 0.0
-    return float(values[tuple(0 if size == 1 else state for size, state in zip(values.shape, states, strict=True))])
+        if all(fixed[gate - 1] for gate in child.gates):
+            rest[child.where[0]] += child.read(up[child.bucket], fixed)
+    return rows
 
 
 def complete(plan: Plan, states: Mapping[int, int]) -> dict[int, int]:

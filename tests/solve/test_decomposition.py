@@ -53,6 +53,18 @@ def test_cut_labels_and_splits_lose_nothing(seed: int, monkeypatch: pytest.Monke
     assert same(few, full)
 
 
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_short_lists_lose_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every list begins next to the bound and is followed by longer ones; what it proves holds below its end alone."""
+    problem = random_program(seed, 10)
+    full = solve(problem)
+    monkeypatch.setattr(branch, "_MANY", -1)
+    monkeypatch.setattr(branch, "_SIZES", (3,))
+    short = solve(problem)
+    assert short.gap <= 1e-6
+    assert same(short, full)
+
+
 @pytest.mark.parametrize("seed", range(60, 100))
 def test_splitting_in_full_loses_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever choice the bound falls for is split before any entry is ruled out, again and again; in thin slabs."""

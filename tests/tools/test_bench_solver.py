@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tracemalloc
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnx_mdp.solve.problem import open_gates, value
+from onnx_mdp.solve.problem import Problem, open_gates, value
 from onnx_mdp.solve.solve import solve
 from tests.conftest import ROOT
 
@@ -100,7 +101,30 @@ def test_growth_is_between_the_ends_of_a_family() -> None:
     record = Record.of("resnet 12 L4", problem, 0.5)
     named = {"resnet 12 L4": 1.0, "resnet 24 L4": 9.0, "resnet 48 L4": 2.0, "unet 3 L4": 1.0, "resnet 48 L8": 5.0}
     records = [replace(record, program=name, cpu_seconds=seconds) for name, seconds in named.items() for _ in "ab"]
-    assert [growth.row() for growth in Growth.of(records)] == [("resnet L4", "12", "48", "4.00", "4.00", "2.00")]
+    rows = [growth.row() for growth in Growth.of(records)]
+    assert rows == [
+        ("resnet L4", "12", "24", "2.00", "18.00", "9.00", "4.50"),
+        ("resnet L4", "12", "48", "4.00", "4.00", "2.00", "0.50"),
+    ]
+    assert Growth.of(records)[0].as_json()["time_ratio"] == 9.0
+
+
+def test_times_are_medians_of_runs() -> None:
+    record = Record.of("r", at_share(make("resnet", 12, 4), 0.5), 0.5, runs=3)
+    assert record.is_proven
+    assert record.cpu_seconds > 0
+
+
+def test_highs_is_not_given_what_it_leaves_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def unfinished(record: Record, problem: Problem, seconds: float) -> Record:
+        asked.append(record.share)
+        return replace(record, highs_seconds=seconds, highs_objective=math.inf, highs_bound=-math.inf)
+
+    monkeypatch.setattr(Record, "confirmed", unfinished)
+    assert bench_solver.main(["resnet:12", "--levels", "4", "--confirm", "60", "--patience", "2"]) == 0
+    assert asked == [0.85, 0.5]
 
 
 @pytest.mark.skipif(not mindtpy.missing(), reason="all that --reference needs is installed")

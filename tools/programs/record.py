@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,14 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from onnx_mdp.solve.linearize import columns_of
-from onnx_mdp.solve.problem import Problem, Status, value
+from onnx_mdp.solve.problem import Answer, Problem, Status, value
 from onnx_mdp.solve.solve import Limits, solve, solve_many
 from programs.mindtpy import Reference
 
 _GAP = 1e-6
+UNFINISHED = "not done"  # the verdict of a HiGHS that its time ran out on
 _COLUMNS = ("program", "budget", "choices", "columns", "objective", "gap", "seconds", "CPU s", "HiGHS CPU s", "HiGHS")
 _REFERENCE_COLUMNS = ("MindtPy s", "MindtPy loss", "MindtPy time / ours")
-GROWTH_COLUMNS = ("program", "from", "to", "growth", "CPU s", "CPU s growth")
+GROWTH_COLUMNS = ("program", "from", "to", "growth", "CPU s", "CPU s growth", "per growth")
 FRONTIER_COLUMNS = ("program", "points", "proven", "seconds", "CPU s", "one by one s")
 
 
@@ -47,14 +49,14 @@ class Record:
     reference: Reference | None = None
 
     @staticmethod
-    def of(name: str, problem: Problem, share: float) -> Record:
-        """Solve a program with the default solver."""
-        started = time.process_time()
-        answer = solve(problem)
-        cpu = time.process_time() - started
+    def of(name: str, problem: Problem, share: float, runs: int = 1) -> Record:
+        """Solve a program with the default solver; times are medians of several runs."""
+        timed = [_timed(problem) for _ in range(runs)]
+        answer = timed[0][0]
+        seconds, cpu = (statistics.median(times) for times in zip(*(times for _, times in timed), strict=True))
         return Record(
             name, share, len(problem.choices), columns_of(problem), answer.status, answer.solver, answer.objective,
-            answer.bound, answer.gap, answer.seconds, cpu,
+            answer.bound, answer.gap, seconds, cpu,
         )  # fmt: skip
 
     def confirmed(self, problem: Problem, seconds: float) -> Record:
@@ -84,7 +86,7 @@ class Record:
             return "same" if self.highs_status == self.status else "CONTRADICTS"
         if self.highs_objective < self.objective - slack or self.highs_bound > self.objective + slack:
             return "CONTRADICTS"
-        return "same" if self.highs_status == Status.OPTIMAL else "not done"
+        return "same" if self.highs_status == Status.OPTIMAL else UNFINISHED
 
     @property
     def is_proven(self) -> bool:
@@ -126,9 +128,16 @@ class Record:
         return {**asdict(self), "verdict": self.verdict}
 
 
+def _timed(problem: Problem) -> tuple[Answer, tuple[float, float]]:
+    """An answer, its seconds and its CPU seconds."""
+    started = time.process_time()
+    answer = solve(problem)
+    return answer, (answer.seconds, time.process_time() - started)
+
+
 @dataclass(frozen=True)
 class Growth:
-    """What a family's programs of the same levels take at all shares together, at the smallest and the largest size."""
+    """What a family's programs of the same levels take at all shares together, at the smallest and a larger size."""
 
     program: str
     sizes: tuple[int, int]
@@ -136,22 +145,35 @@ class Growth:
 
     @staticmethod
     def of(records: Iterable[Record]) -> list[Growth]:
-        """One of each family and number of levels that was solved at several sizes."""
+        """One of each family, number of levels and size but the smallest."""
         taken: dict[str, defaultdict[int, float]] = {}
         for record in records:
             family, size, levels = record.program.split()
             taken.setdefault(f"{family} {levels}", defaultdict(float))[int(size)] += record.cpu_seconds
-        ends = ((name, (min(sizes), max(sizes)), sizes) for name, sizes in taken.items())
-        return [Growth(name, at, (sizes[at[0]], sizes[at[1]])) for name, at, sizes in ends if at[0] < at[1]]
+        return [
+            Growth(name, (min(sizes), size), (sizes[min(sizes)], sizes[size]))
+            for name, sizes in taken.items()
+            for size in sorted(sizes)[1:]
+        ]
+
+    @property
+    def size_ratio(self) -> float:
+        """How many times as large."""
+        return self.sizes[1] / self.sizes[0]
+
+    @property
+    def time_ratio(self) -> float:
+        """How many times as long; at most `size_ratio` where the growth is at most linear."""
+        return self.cpu_seconds[1] / self.cpu_seconds[0]
 
     def row(self) -> tuple[str, ...]:
         """The growth as a table row."""
-        (small, large), (short, long) = self.sizes, self.cpu_seconds
-        return self.program, str(small), str(large), f"{large / small:.2f}", f"{long:.2f}", f"{long / short:.2f}"
+        numbers = (self.size_ratio, self.cpu_seconds[1], self.time_ratio, self.time_ratio / self.size_ratio)
+        return self.program, *map(str, self.sizes), *(f"{number:.2f}" for number in numbers)
 
     def as_json(self) -> dict[str, Any]:
         """The growth as plain data."""
-        return asdict(self)
+        return {**asdict(self), "size_ratio": self.size_ratio, "time_ratio": self.time_ratio}
 
 
 @dataclass(frozen=True)
