@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Factor:
     """An axis variable of `size` units, compared by identity."""
 
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prod:
     """Row-major product of its parts; the last part varies fastest."""
 
@@ -40,7 +40,7 @@ class Prod:
         object.__setattr__(self, "size", math.prod(part.size for part in self.parts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sum:
     """Its parts one after the other."""
 

@@ -22,7 +22,7 @@ _LIMIT = 256  # elements: longer integer tensors are tables, not shapes
 _INTEGERS = (6, 7)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Literal:
     """An element stored in an initializer."""
 
@@ -30,7 +30,7 @@ class Literal:
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AxisSize:
     """The run-time size of an axis."""
 
@@ -38,7 +38,7 @@ class AxisSize:
     axis: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Computed:
     """Arithmetic on the sizes of axes, which may then not change."""
 
@@ -48,7 +48,7 @@ class Computed:
 Origin = Literal | AxisSize | Computed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dim:
     """One element of an integer tensor: its value at the network's input shapes and where it comes from."""
 

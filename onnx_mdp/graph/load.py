@@ -55,42 +55,47 @@ def load(model: str | Path | onnx.ModelProto) -> tuple[Source, onnx.ModelProto]:
                 "copies; write it with onnx.save(..., save_as_external_data=True) and give its path"
             )
         data = model.SerializeToString()
-        return _source(onnx.ModelProto.FromString(data), model.graph.name or "the model", data, None)
+        name, problem = model.graph.name or "the model", _problem(data)
+        return _source(onnx.ModelProto.FromString(data), name, data, None, problem)
     path = Path(model)
-    proto = _parse(path)
-    return _source(proto, str(path), str(path), path)
+    problem = _problem(str(path)) if path.is_file() and path.stat().st_size <= PROTOBUF_LIMIT else None
+    return _source(_parse(path), str(path), str(path), path, problem)
 
 
 def _source(
-    proto: onnx.ModelProto, name: str, reference: str | bytes, path: Path | None
+    proto: onnx.ModelProto, name: str, reference: str | bytes, path: Path | None, problem: str | None
 ) -> tuple[Source, onnx.ModelProto]:
     external = any(uses_external_data(tensor) for tensor in proto.graph.initializer)
     if external and path is None:
         raise ExternalDataError(f"{name}: its weights lie in other files; give the path of the .onnx file instead")
-    known = not in_standard_domain(proto)
     if external and path:
         _find_external(proto, path)
-    if known:
-        _check(reference, name)
+    known = not in_standard_domain(proto)
+    if known and problem:
+        raise ModelError(f"{name}: not valid ONNX: {problem}")
     if external and path:
         _load_external(proto, path)
-    if not known:
-        _check(checkable(proto).SerializeToString(), name)
+    if not known and (problem := _problem(checkable(proto).SerializeToString())):
+        raise ModelError(f"{name}: not valid ONNX: {problem}")
     size = model_bytes(proto) if external else path.stat().st_size if path else len(reference)
     return Source(name, reference, path, external, signature(proto), parameter_count(proto), size), proto
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > PROTOBUF_LIMIT:
             problem = f"{size / 1e9:.1f} GB in one file, more than protobuf reads; export it with external data"
             raise NotOnnxError(f"{path}: {problem}")
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise NotOnnxError(f"{path}: no such file") from error
     except OSError as error:
         raise NotOnnxError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    data = _read(path)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -135,12 +140,16 @@ def _map(tensor: onnx.TensorProto, folder: Path) -> None:
     refer(tensor, place.location, place.offset or 0, folder)
 
 
-def _check(model: str | bytes, name: str) -> None:
-    """Check a path or bytes: a parsed model would be written out again for it, which takes ten times as long."""
+def _problem(model: str | bytes) -> str | None:
+    """What makes a path or bytes no valid model; a parsed one would be written out again, in ten times the time.
+
+    Asked before the model is parsed here: the checker makes a copy of its own, and gives it back.
+    """
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"{name}: not valid ONNX: {_first_line(error)}") from error
+        return _first_line(error)
+    return None
 
 
 def _first_line(error: Exception) -> str:

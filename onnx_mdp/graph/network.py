@@ -13,11 +13,12 @@ from onnx import numpy_helper
 
 from onnx_mdp.graph.infer import infer
 from onnx_mdp.graph.shapes import Array, Shape, input_shapes
+from onnx_mdp.graph.twins import Twin, find_twins
 from onnx_mdp.graph.unshare import original_name
 from onnx_mdp.graph.weights import FLOATS, array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Node:
     """One operator.
 
@@ -105,6 +106,19 @@ class Network:
         for name in self.weights:
             found.setdefault(original_name(name), []).append(name)
         return {name: tuple(names) for names in found.values() if len(names) > 1 for name in names}
+
+    @cached_property
+    def twins(self) -> tuple[Twin, ...]:
+        """The weights that are stored more than once, with the first of their like."""
+        return find_twins(self.model.graph)
+
+    @cached_property
+    def stored_as(self) -> Mapping[str, tuple[str, ...]]:
+        """For every weight that is stored more than once, all names it has."""
+        found: dict[str, list[str]] = {}
+        for twin in self.twins:
+            found.setdefault(twin.first, [twin.first]).append(twin.second)
+        return {name: tuple(names) for names in found.values() for name in names}
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The numpy type of a tensor's elements."""

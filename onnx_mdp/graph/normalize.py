@@ -2,6 +2,8 @@
 
 * Model-local functions are inlined, `Constant` nodes become initializers.
 * What depends neither on data nor on a symbolic size is folded (`onnx_mdp.graph.fold`).
+* Grids of transformed positions become products (`onnx_mdp.graph.affine`).
+* A pick of all positions becomes a Reshape (`onnx_mdp.graph.whole`).
 * What is computed from weights alone becomes a weight (`onnx_mdp.graph.precompute`).
 * Packed projections are split before they are moved (`onnx_mdp.graph.unpack`).
 * Sizes and scales that operators derive from a width are stated (`onnx_mdp.graph.explicit`).
@@ -19,12 +21,14 @@ import onnx
 from onnx import numpy_helper
 from onnx.inliner import inline_local_functions
 
+from onnx_mdp.graph.affine import expand_grids
 from onnx_mdp.graph.explicit import make_explicit
 from onnx_mdp.graph.fold import fold
 from onnx_mdp.graph.precompute import drop_aliases, drop_dead, precompute
 from onnx_mdp.graph.shapes import Shape
 from onnx_mdp.graph.unpack import unpack
 from onnx_mdp.graph.unshare import unshare
+from onnx_mdp.graph.whole import reshape_whole_picks
 
 _IR_OF_CONSTANTS = 4  # the first version of the format in which an initializer need not be an input
 
@@ -41,6 +45,8 @@ def normalize(model: onnx.ModelProto, asked: Mapping[str, Shape]) -> None:
     drop_aliases(model.graph)
     fold(model, asked)
     _constants_to_initializers(model.graph)  # of branches that were inlined
+    expand_grids(model, asked)
+    reshape_whole_picks(model, asked)
     precompute(model.graph, next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1))
     unpack(model, asked)
     drop_dead(model.graph)

@@ -1,14 +1,14 @@
 """Computes weights that are functions of other weights alone: standardized kernels, normalized tables, learned queries.
 
 A kernel that is normalized in the graph cannot lose an input channel: its statistics would change. Computed once, it is
-a weight like any other. Operators that only move elements, or decode them, are left where they are: rules see
-through them, the stored weight keeps its name, and a weight used twice stays one weight.
+a weight like any other. Operators that only move elements of a stored weight, or decode them, are left where they are:
+rules see through them, the stored weight keeps its name, and a weight used twice stays one weight.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -17,12 +17,15 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_mdp.graph.fold import names_read_inside
 from onnx_mdp.graph.shapes import Array
-from onnx_mdp.graph.weights import array
+from onnx_mdp.graph.weights import FLOATS, array, stored_bytes
 
 _MOVES = {
-    *("Cast", "CastLike", "Concat", "DequantizeLinear", "Expand", "Flatten", "QuantizeLinear", "Reshape", "Resize"),
-    *("Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    *("Cast", "CastLike", "Concat", "ConstantOfShape", "DequantizeLinear", "Expand", "Flatten", "QuantizeLinear"),
+    *("Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 }
+# Operators whose result has at least as many elements as each input.
+_SPREADS = {"Add", "And", "Cast", "Div", "Equal", "Greater", "Less", "Mul", "Not", "Or", "Relu", "Sub", "Where"}
+_TABLE = 2**20  # bytes: the most that a table may take which formulas make
 _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
@@ -38,17 +41,21 @@ def precompute(graph: onnx.GraphProto, opset: int) -> None:
     values = _Values(graph, constant, opset)
     nodes = list(graph.node)
     last = _last_uses(nodes, constant)
+    integers = {tensor.name for tensor in graph.initializer if tensor.data_type not in FLOATS}
+    computed: set[str] = set()
     for i, node in enumerate(nodes):
         names = [name for name in node.output if name]
-        computes = node.op_type not in _MOVES and all(constant.get(name) is node for name in names)
-        if computes and outputs.isdisjoint(names) and values.fit(node):
+        stored = computed.isdisjoint(node.input) or not set(filter(None, node.input)) <= computed | integers
+        follows = all(constant.get(name) is node for name in names) and not (node.op_type in _MOVES and stored)
+        if follows and outputs.isdisjoint(names) and values.fit(node):
             graph.initializer.extend(numpy_helper.from_array(values[name], name) for name in names)
             graph.node.remove(node)
-        values.forget(last[i])
+            computed.update(names)
+        values.forget(last, i)
 
 
-def _last_uses(nodes: Sequence[onnx.NodeProto], constant: Mapping[str, onnx.NodeProto]) -> dict[int, list[str]]:
-    """By the place of the last node that may ask for them, the tensors that follow from weights.
+def _last_uses(nodes: Sequence[onnx.NodeProto], constant: Mapping[str, onnx.NodeProto]) -> dict[str, int]:
+    """For the tensors that follow from weights, the place of the last node that may ask for them.
 
     What is moved is computed when a later node asks for it: its inputs are needed for as long as it is.
     """
@@ -57,10 +64,7 @@ def _last_uses(nodes: Sequence[onnx.NodeProto], constant: Mapping[str, onnx.Node
         if all(constant.get(name) is node for name in node.output if name):
             until = max([i, *(last.get(name, i) for name in node.output if node.op_type in _MOVES)])
             last.update((name, max(last.get(name, i), until)) for name in node.input)
-    places: dict[int, list[str]] = defaultdict(list)
-    for name, i in last.items():
-        places[i].append(name)
-    return places
+    return last
 
 
 def _is_constant(node: onnx.NodeProto, known: set[str]) -> bool:
@@ -77,6 +81,7 @@ class _Values:
         self._constant = constant
         self._opset = opset
         self._found: dict[str, Array] = {}
+        self._large: dict[str, int] = {}  # elements, at least, of tensors that do not fit
 
     def __getitem__(self, name: str) -> Array:
         if name in self._tensors:
@@ -89,18 +94,37 @@ class _Values:
             self._found |= {n: np.ascontiguousarray(r) for n, r in zip(names, results, strict=True)}
         return self._found[name]
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Drop values that will not be asked for again."""
-        for name in names:
-            self._found.pop(name, None)
+    def forget(self, last: Mapping[str, int], place: int) -> None:
+        """Drop values that will not be asked for after this place."""
+        for name in [name for name in self._found if last.get(name, place) <= place]:
+            del self._found[name]
 
     def fit(self, node: onnx.NodeProto) -> bool:
-        """Whether the node's results can be computed here, and take no more space than the weights they come from."""
-        try:
-            stored = sum(self[name].nbytes for name in node.output if name)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
-            return False
-        return stored <= sum(self[name].nbytes for name in self._roots(node) if self[name].dtype.kind not in "iub")
+        """Whether the node's results can be computed here, and take no more space than the weights they come from.
+
+        A table that is made of numbers and vectors alone (sines of positions) may be larger than they are. What only
+        spreads over more elements something that is too large already is not even computed.
+        """
+        own, made = self._room(node)
+        elements = max((self._large.get(name, 0) for name in node.input if node.op_type in _SPREADS), default=0)
+        fits = False
+        if elements <= max(own, made):
+            try:
+                results = [self[name] for name in node.output if name]
+            except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
+                return False
+            elements = sum(result.size for result in results)
+            floats = all(result.dtype.kind not in "iub" for result in results)
+            fits = sum(result.nbytes for result in results) <= (max(own, made) if floats else own)
+        self._large |= dict.fromkeys(() if fits else node.output, elements)
+        return fits
+
+    def _room(self, node: onnx.NodeProto) -> tuple[int, int]:
+        """The bytes of the weights that the node's results follow from, and those that a made table may take."""
+        roots = [self._tensors[name] for name in self._roots(node)]
+        floats = [tensor for tensor in roots if tensor.data_type in FLOATS]
+        made = all(max(tensor.dims, default=1) == math.prod(tensor.dims) for tensor in floats)
+        return sum(map(stored_bytes, floats)), _TABLE if made else 0
 
     def _roots(self, node: onnx.NodeProto) -> set[str]:
         """The stored weights that a node's results follow from."""

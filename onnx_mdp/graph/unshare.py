@@ -36,6 +36,18 @@ def unshare(graph: onnx.GraphProto) -> None:
     _copy_shared(graph, added)
 
 
+def tables(graph: onnx.GraphProto) -> set[str]:
+    """The initializers that every layer gets a copy of: those that only elementwise operators read, moved or not."""
+    applied = {value.name for value in graph.output}
+    for node in reversed(graph.node):
+        if node.op_type in _MOVES and applied.isdisjoint(node.output):
+            applied.update(node.input[1:])
+        elif node.op_type not in _ELEMENTWISE:
+            applied.update(node.input)
+        applied |= names_read_inside(node)
+    return {t.name for t in graph.initializer if t.name not in applied and math.prod(t.dims) <= _TABLE}
+
+
 def original_name(name: str) -> str:
     """The input model's name of an initializer that may be a copy made here."""
     return name.split(COPY_MARK, 1)[0]

@@ -192,9 +192,10 @@ def _inputs(line: Line, node: Node) -> dict[str, str]:
 
 
 def _owned(network: Network, name: str, inside: frozenset[int]) -> bool:
-    """Whether an initializer is a weight of the block alone: no scalar of a formula, and read nowhere else."""
+    """Whether an initializer is a weight of the block alone: no scalar of a formula, nor read elsewhere."""
     weight = math.prod(network.shapes[name]) > 1
-    return weight and all(reader.index in inside for reader in network.consumers[name])
+    names = network.stored_as.get(name, (name,))
+    return weight and all(reader.index in inside for n in names for reader in network.consumers.get(n, ()))
 
 
 def gone_with(blocks: tuple[Block, ...], removed: Collection[str]) -> frozenset[str]:

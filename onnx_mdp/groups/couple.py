@@ -11,6 +11,7 @@ from onnx_mdp.axes.unify import MisalignedError, Unifier
 from onnx_mdp.graph.dims import AxisSize, Computed, Dim, Dims, Literal, follow_dims
 from onnx_mdp.graph.network import Network, Node
 from onnx_mdp.graph.shapes import Array
+from onnx_mdp.graph.twins import Twin
 from onnx_mdp.graph.weights import FLOATS
 from onnx_mdp.groups.absorb import absorbed
 from onnx_mdp.groups.codes import Code, decoded, find_codes
@@ -21,7 +22,7 @@ from onnx_mdp.rules.registry import find_rule
 from onnx_mdp.rules.terms import build, letter_sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Freeze:
     """Why an axis may not shrink, and the node (or graph boundary) that says so."""
 
@@ -37,7 +38,7 @@ class Freeze:
         return f"{self.reason} ({self.node})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AttributeSlot:
     """An integer attribute of a node; `index` is None for a scalar."""
 
@@ -46,7 +47,7 @@ class AttributeSlot:
     index: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Resize:
     """An integer of the graph that holds the size of a term."""
 
@@ -54,7 +55,7 @@ class Resize:
     term: Term
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Contraction:
     """A node that sums over the units of `term`; operands are (tensor, axis) pairs that carry it."""
 
@@ -63,7 +64,7 @@ class Contraction:
     operands: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rescale:
     """A tensor, or a float attribute, to be multiplied with a power of the ratio by which `term` shrinks.
 
@@ -149,6 +150,8 @@ class _Coupler:
             self._freeze_tensor(name, Freeze("it is a graph input", name))
         for node in self.network.nodes:
             self._add(node)
+        for twin in self.network.twins:
+            self._tie(twin)
         for name in self.network.outputs:
             self._freeze_tensor(name, Freeze("it is a graph output", name))
         self._freeze_integer_tables()
@@ -184,21 +187,27 @@ class _Coupler:
         for operand, name in operands:
             for axis, term in zip(operand.axes or (), self._axes_of(name), strict=True):
                 expr = build(axis.expr, terms)
-                self._unify(term, expr, node)
+                self._unify(term, expr, _place(node))
                 self.freezes.extend((build(part, terms), freeze) for part in axis.frozen)
         for left, right in line.equations:
-            self._unify(build(left, terms), build(right, terms), node)
+            self._unify(build(left, terms), build(right, terms), _place(node))
         for size in line.sizes:
             self._hold(node, line, size.target, size.index, build(size.expr, terms))
         for times in line.times:
             self.rescales.append(Rescale(_target(node, line, times.target), build(times.expr, terms), times.power))
         self._note_contractions(node, line, operands, terms)
 
-    def _unify(self, left: Term, right: Term, node: Node) -> None:
+    def _tie(self, twin: Twin) -> None:
+        """One weight loses the same units wherever it is stored."""
+        first, second = self._axes_of(twin.first), self._axes_of(twin.second)
+        for left, right in zip(first, reversed(second) if twin.transposed else second, strict=True):
+            self._unify(left, right, f"{twin.first} and {twin.second}, which are equal")
+
+    def _unify(self, left: Term, right: Term, place: str) -> None:
         try:
             self.unifier.unify(left, right)
         except MisalignedError as error:
-            freeze = Freeze(f"it cannot be aligned: {error}", _place(node))
+            freeze = Freeze(f"it cannot be aligned: {error}", place)
             self.freezes.extend((term, freeze) for term in error.terms)
 
     def _hold(self, node: Node, line: Line, target: str, index: int | None, term: Term) -> None:
@@ -211,7 +220,7 @@ class _Coupler:
         if isinstance(dim.origin, Literal):
             self.resizes.append(Resize(dim.origin, term))
         elif isinstance(dim.origin, AxisSize):
-            self._unify(term, self._axes_of(dim.origin.tensor)[dim.origin.axis], node)
+            self._unify(term, self._axes_of(dim.origin.tensor)[dim.origin.axis], _place(node))
         else:
             self.freezes.append((term, Freeze("its size is computed from other sizes", _place(node))))
 
@@ -267,6 +276,9 @@ class _Coupler:
         for term, freeze in self.freezes:
             for leaf in leaves(resolve(term)):
                 frozen.setdefault(leaf, {})[freeze] = None
+        for leaf, freeze in _apart(self.network, axes):
+            if leaf not in frozen:
+                frozen[leaf] = {freeze: None}
         return Coupling(
             network=self.network,
             axes=axes,
@@ -288,6 +300,19 @@ class _Coupler:
                 yield from (Rescale(*owed) for owed in absorbed(self.network, target, term, rescale.power))
             else:
                 yield Rescale(target, term, rescale.power)
+
+
+def _apart(network: Network, axes: Mapping[str, tuple[Term, ...]]) -> Iterator[tuple[Factor, Freeze]]:
+    """The factors of constants that no data meets: what is made of them is computed once, or is stored already.
+
+    Exporters and optimizers differ in how far they take that computation; there is nothing to gain in it.
+    """
+    met = {leaf for name in network.varying for term in axes.get(name, ()) for leaf in leaves(term)}
+    for node in network.nodes:
+        if network.varying.isdisjoint(node.outputs):
+            terms = (term for name in node.inputs if network.is_float_weight(name) for term in axes.get(name, ()))
+            for leaf in (leaf for term in terms for leaf in leaves(term) if leaf not in met):
+                yield leaf, Freeze("nothing that is computed from data lies along it", _place(node))
 
 
 def _operands(node: Node, line: Line) -> Iterator[tuple[Operand, str]]:

@@ -61,12 +61,14 @@ class TensorEntry:
     """A tensor: its role (initializer, graph input or computed), terms, factors, and the nodes around it.
 
     `uses` are the copies that stand for a vector that several nodes share, one each; otherwise the tensor alone.
+    `stored_as` are the initializers that are this weight, or its transpose.
     """
 
     tensor: TensorAxes
     role: str
     is_output: bool
     uses: tuple[str, ...]
+    stored_as: tuple[str, ...]
     factors: tuple[FactorEntry, ...]
     producer: NodeEntry | None
     consumers: tuple[NodeEntry, ...]
@@ -183,6 +185,7 @@ class Explainer:
             role=role,
             is_output=name in network.outputs,
             uses=network.uses.get(name, (name,)),
+            stored_as=network.stored_as.get(name, (name,)),
             factors=self._factors(name),
             producer=self._node(producer) if producer else None,
             consumers=tuple(map(self._node, network.consumers.get(name, ()))),

@@ -206,7 +206,8 @@ def _kind(coupling: Coupling, factor: Factor, members: Sequence[tuple[str, int]]
     if any(_counts_groups(coupling, factor, name) for name, _ in members):
         return "group"
     producers = _producers(coupling, factor, members)
-    matrices = {name: node for name, node in producers.items() if len(coupling.axes[name]) > 1}
+    copies = {twin.second for twin in coupling.network.twins}
+    matrices = {name: node for name, node in producers.items() if len(coupling.axes[name]) > 1 and name not in copies}
     sources = {node.index: node.op for node in matrices.values() if node.index in coupling.contracting}
     if len(sources) > 1:
         return "stream"

@@ -71,6 +71,8 @@ def _tensor(entry: TensorEntry) -> Iterator[str]:
         yield f"    axis {axis}: {size} = {term}"
     if len(entry.uses) > 1:
         yield f"each of its uses has a copy that is cut on its own: {', '.join(entry.uses)}"
+    if len(entry.stored_as) > 1:
+        yield f"one weight that is stored more than once, and is cut alike: {', '.join(entry.stored_as)}"
     for factor, count in Counter(entry.factors).items():
         yield from _factor(factor, count)
     if entry.producer:

@@ -28,10 +28,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+_KNOWN = 512  # lines: a network has fewer different ones than nodes
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Letter:
     """A named factor; `size` where the line states it."""
 
@@ -39,14 +42,14 @@ class Letter:
     size: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Product:
     """Row-major product of expressions; the empty one is a size-one axis."""
 
     parts: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Concatenation:
     """Expressions one after the other."""
 
@@ -56,7 +59,7 @@ class Concatenation:
 Expr = Letter | Product | Concatenation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Axis:
     """One axis of an operand; `frozen` are the parts of it that may not shrink."""
 
@@ -64,7 +67,7 @@ class Axis:
     frozen: tuple[Expr, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Operand:
     """A tensor of the node; `axes` is None when its axes are not followed."""
 
@@ -72,7 +75,7 @@ class Operand:
     axes: tuple[Axis, ...] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Size:
     """`target[index]` holds the size of `expr`; `index` is None for a scalar attribute."""
 
@@ -81,7 +84,7 @@ class Size:
     expr: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Over:
     """`expr` is summed over, and `operands` are the factors of what is summed."""
 
@@ -89,7 +92,7 @@ class Over:
     expr: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Times:
     """An operand, or a float attribute, that is multiplied with a power of the ratio by which `expr` shrinks."""
 
@@ -98,7 +101,7 @@ class Times:
     power: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Point:
     """An operand of codes, and the operands of their zero point and scale ("" where there is none)."""
 
@@ -107,7 +110,7 @@ class Point:
     scale: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """A parsed rule."""
 
@@ -131,8 +134,9 @@ def letters(expr: Expr) -> Iterator[Letter]:
         yield from letters(part)
 
 
+@lru_cache(_KNOWN)
 def parse(text: str) -> Line:
-    """The rule a line of text states; ValueError where it breaks the grammar."""
+    """The rule a line of text states, one object for equal lines; ValueError where it breaks the grammar."""
     signature, *clauses = (part.strip() for part in text.split(";"))
     before, arrow, after = signature.partition("->")
     if not arrow:

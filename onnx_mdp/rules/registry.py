@@ -18,14 +18,14 @@ from onnx_mdp.graph.shapes import Shape
 from onnx_mdp.rules.line import Line, parse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why nothing on this node may be cut."""
 
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """What a rule may look at: one node, its shapes and the integers that are known before the model runs."""
 
@@ -97,7 +97,7 @@ Function = Callable[[View], str | Refusal]
 F = TypeVar("F", bound=Function)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rule:
     """A registered rule: `why` explains its frozen axes, `zero` is the zero clause its lines end with."""
 

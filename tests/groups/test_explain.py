@@ -11,6 +11,7 @@ from onnx.helper import make_node as node
 from onnx_mdp.groups.couple import Freeze
 from onnx_mdp.groups.explain import Explainer, GroupEntry, LockedEntry, TensorEntry
 from onnx_mdp.groups.find import Analysis
+from onnx_mdp.report.explanation import explanation
 from onnx_mdp.rewrite.plan import Plan, plan_edits
 from tests.conftest import analysis_of, build_model
 
@@ -171,6 +172,15 @@ def test_shared_vector_lists_its_copies() -> None:
     entry = tensor(analysis, "bias")
     assert len(entry.uses) == 2
     assert [tensor(analysis, use).tensor.axes for use in entry.uses] == [("w1",), ("w2",)]
+
+
+def test_weight_that_is_stored_twice_says_so() -> None:
+    table = np.random.default_rng(0).standard_normal((12, 8)).astype(np.float32)
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("MatMul", ["x", "v"], ["b"]), node("Add", ["a", "b"], ["y"])]
+    analysis = analysis_of(build_model(nodes, {"x": (3, 12)}, ["y"], {"w": table, "v": table.copy()}))
+    assert tensor(analysis, "v").stored_as == ("w", "v")
+    text = explanation(Explainer(analysis).explain("m", "w"))
+    assert "one weight that is stored more than once, and is cut alike: w, v" in text
 
 
 def test_every_node_of_the_models_is_explained(vit: Path, cnn: Path) -> None:

@@ -1,7 +1,7 @@
 """The same network gives the same groups and blocks, whoever exported it and whatever optimizer it went through.
 
 The whole collection beside the checkout runs with `bash tools/test.sh -m zoo`; a quick part of it, and the bundled
-models, run always. Networks that really become others are listed with the reason in `tests/zoo/differences.py`.
+models, run always. There are no exceptions.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import onnx
 import pytest
 
 from tests.conftest import MODELS
-from tests.zoo.differences import Difference, known_difference
 from tests.zoo.variants import FOLDER, OPTIMIZERS, Anatomy, anatomy_of, export_pairs, zoo_anatomy, zoo_model, zoo_models
 
 QUICK = (
     *("resnet18", "mobilenet_v3_small", "res2net50_26w_4s", "deit_tiny_patch16_224", "efficientvit_m0", "starnet_s1"),
     *("h_hvit_permute", "h_hvit_chunk", "h_llama_gqa_hand", "h_conformer", "h_wavenet_gated", "h_glow_coupling"),
-    *("h_cifar_resnet20_padshortcut", "h_siamese_shared", "hf_llama_gqa", "hf_gptneox", "xcit_nano_12_p16_224"),
+    *("h_cifar_resnet20_padshortcut", "h_siamese_shared", "h_spatial_transformer", "h_torch_transformer_encoder"),
+    *("hf_opt", "hf_llama_gqa", "hf_gptneox", "xcit_nano_12_p16_224"),
 )
 BUNDLED = sorted(path.stem for path in MODELS.glob("*.onnx"))
 
@@ -40,26 +40,22 @@ def parameters(names: Sequence[Any]) -> list[Any]:
     return [pytest.param(n, marks=() if quick(n) else pytest.mark.zoo, id=label(n)) for n in names]
 
 
-def compare(expected: Anatomy, found: Anatomy, known: Difference | None) -> None:
-    """Assert that both are equal, or that they differ where they are known to."""
-    same = expected == found
-    if known is None:
-        assert same, f"only before: {expected - found}; only after: {found - expected}"
-        return
-    assert not same, f"this no longer differs, delete it from the table: {known.why}"
+def compare(expected: Anatomy, found: Anatomy) -> None:
+    """Assert that both are equal, and say where they are not."""
+    assert expected == found, f"only before: {expected - found}; only after: {found - expected}"
 
 
 @pytest.mark.parametrize("pair", parameters(export_pairs()))
 def test_exporters_agree(pair: tuple[str, str]) -> None:
     first, other = pair
-    compare(zoo_anatomy(first), zoo_anatomy(other), known_difference(other, "export"))
+    compare(zoo_anatomy(first), zoo_anatomy(other))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", parameters(zoo_models()))
 def test_optimizers_change_nothing(name: str, optimizer: str, tmp_path: Path) -> None:
     optimized = OPTIMIZERS[optimizer](zoo_model(name), tmp_path)
-    compare(zoo_anatomy(name), anatomy_of(optimized), known_difference(name, optimizer))
+    compare(zoo_anatomy(name), anatomy_of(optimized))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -68,4 +64,4 @@ def test_optimizers_change_nothing_in_bundled_models(name: str, optimizer: str, 
     model = onnx.load(str(MODELS / f"{name}.onnx"))
     expected = anatomy_of(model)
     assert expected.groups
-    compare(expected, anatomy_of(OPTIMIZERS[optimizer](model, tmp_path)), known_difference(name, optimizer))
+    compare(expected, anatomy_of(OPTIMIZERS[optimizer](model, tmp_path)))

@@ -22,10 +22,11 @@ class PeakMemory:
         if _RESET.exists():
             _RESET.write_text("5")
         self._before = _kilobytes("VmRSS") if _STATUS.exists() else _maximum()
+        self._code = _code()
 
     def bytes(self) -> int:
-        """The rise so far."""
-        return max(self.highest() - self._before * 1024, 0)
+        """The rise so far, without pages of programs and libraries that were read meanwhile."""
+        return max(self.highest() - (self._before + _code() - self._code) * 1024, 0)
 
     def highest(self) -> int:
         """Bytes of resident memory at their highest since construction, with what was there before."""
@@ -35,6 +36,10 @@ class PeakMemory:
 def _kilobytes(key: str) -> int:
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
     return int(line.split()[1])
+
+
+def _code() -> int:
+    return _kilobytes("RssFile") if _STATUS.exists() else 0
 
 
 def _maximum() -> int:

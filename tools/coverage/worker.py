@@ -16,6 +16,7 @@ from coverage.families import family_of
 from coverage.memory import PeakMemory
 from coverage.proof import Proven, VacuousError, louder, proven_cut
 from coverage.record import EXACT, FAILED, LEFT_ALONE, Record
+from coverage.warm import warm_up
 from onnx_mdp.errors import MdpError, ProofError
 from onnx_mdp.graph.check import parameter_count
 from onnx_mdp.graph.load import Source, load
@@ -89,8 +90,9 @@ def _feeds(file: Path) -> list[Feeds]:
 def _analyze(record: Record, path: Path, shapes: dict[str, Shape], runtime: Runtime) -> tuple[Source, Network]:
     """Load and analyze as `prune` does, with the CPU time and the memory that takes; streams are not rotated yet.
 
-    CPU time, because several workers share the machine.
+    CPU time, because several workers share the machine; after a first analysis, as what that loads is no model's.
     """
+    warm_up()
     peak, started = PeakMemory(), time.process_time()
     source, model = load(path)
     normalize(model, shapes)
