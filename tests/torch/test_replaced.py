@@ -77,9 +77,9 @@ def rotated(model: onnx.ModelProto, **options: Any) -> PruneResult:
 
 def with_heads(module: Tokens, plan: dict[str, Any]) -> Tokens:
     """The module with the counts of heads that its own forward reads."""
-    for i, block in enumerate(module.blocks):
-        groups = (n for g, n in plan["groups"].items() if f"blocks.{i}" in g and g.endswith("head"))
-        block.heads = next(groups)
+    heads = [width for group, width in plan["groups"].items() if group.endswith("/head")]
+    for block, count in zip(module.blocks, heads, strict=True):
+        block.heads = count
     return module
 
 
