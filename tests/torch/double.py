@@ -72,7 +72,7 @@ def computed(model: onnx.ModelProto, draws: Sequence[Feeds]) -> Iterator[list[np
     for feeds in draws:
         with torch.no_grad():
             found = module({name: torch.from_numpy(value) for name, value in feeds.items()})
-        yield [value.numpy() for value in found.values()]
+        yield [value.detach().numpy() for value in found.values()]
 
 
 def by_onnxruntime(model: onnx.ModelProto, draws: Sequence[Feeds], *, fused: bool = True) -> Iterator[list[np.ndarray]]:

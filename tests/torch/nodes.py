@@ -37,7 +37,7 @@ def node_errors(model: onnx.ModelProto, feeds: Feeds, tolerance: float) -> dict[
         outputs = tuple(name for name in step.node.outputs if name)
         with torch.no_grad():
             found = run(Body((), outputs, {}, (replace(step, last=()),)), values, training=False)
-        results = [value.numpy() for value in found]
+        results = [value.detach().numpy() for value in found]
         error = max(map(_error, results, (np.asarray(known[name]) for name in outputs)), default=0.0)
         if error > tolerance:
             error = max(map(_error, results, _by_the_standard(step, values, opsets)))
