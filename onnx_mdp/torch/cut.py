@@ -15,6 +15,7 @@ from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.shapes import Shape
 from onnx_mdp.groups.find import analyze
 from onnx_mdp.rewrite.plan import read_plan
+from onnx_mdp.torch.replaced import epsilons, replaced
 from onnx_mdp.torch.sizes import check_layer, resize
 from onnx_mdp.torch.tensors import to_torch
 
@@ -22,6 +23,7 @@ Names = Mapping[str, str | Sequence[str]]
 Axes = Mapping[int, int]  # of the initializer -> of the parameter
 Cuts = dict[str, dict[int, torch.Tensor]]  # parameter -> axis -> kept positions
 
+_CROSSWISE = {0: 1, 1: 0}
 _LISTED = 4  # parameters that a message names
 
 
@@ -32,6 +34,7 @@ def apply_plan(
     *,
     names: Names | None = None,
     shapes: Mapping[str, Shape] | None = None,
+    pruned: onnx.ModelProto | None = None,
 ) -> Any:
     """The target with the cut of a plan: a new `state_dict`, or the module itself with new, smaller parameters.
 
@@ -49,39 +52,75 @@ def apply_plan(
             BatchNormalization was folded into stands for the normalization's weight, bias and both running statistics.
             A constant of the exporter's own stands for no parameter, `()`.
         shapes: sizes of the model's dynamic inputs, as the plan was made for them.
+        pruned: the model that `prune` wrote, or `onnx_mdp.apply` of the plan. With it weights that are more than a part
+            of the dense ones come along: those of rotated streams, which their plans need, and those fitted anew. Of
+            rotated streams a module's `eps` follows as well, which a `state_dict` has no place for.
 
     Raises:
-        PlanError: a parameter cannot be found, fits no cut, or is cut in two ways.
+        PlanError: a parameter cannot be found, fits no cut, or is cut in two ways; or the pruned model has weights
+            that the target has no parameter for.
     """
     content = read_plan(Path(plan)) if isinstance(plan, str | Path) else plan
-    if streams := content.get("streams"):
-        raise PlanError(
-            f"the plan turns stream {streams[0]!r} before it is cut, which no parameter by itself can follow: "
-            "train the pruned model with onnx_mdp.torch.to_module, or prune with --streams keep"
-        )
-    if selected := content.get("selected"):
-        raise PlanError(
-            f"the plan cuts what {selected[0]!r} normalizes, which takes other scales and epsilons than the parameters "
-            "hold: train the pruned model with onnx_mdp.torch.to_module, or prune with --streams keep"
-        )
+    _check(content, model, pruned)
+    network = None if model is None else _network(model, shapes or {})
     module = target if isinstance(target, torch.nn.Module) else None
     state: dict[str, torch.Tensor] = dict(module.state_dict(keep_vars=True) if module is not None else target)
-    network = None if model is None else _network(model, shapes or {})
     finder = _Finder(state, network, names or {})
     cuts = _cuts(content, finder)
+    found = {} if pruned is None or network is None else _written(replaced(network, content, pruned), finder)
     silent = {key for name in _silenced(content, network) for key, _ in finder.find(name)}
-    found: dict[str, torch.Tensor] = {}
     for key in {**cuts, **dict.fromkeys(silent)}:
-        found[key] = _cut(state[key].detach(), cuts.get(key, {}), silent=key in silent)
+        found.setdefault(key, _cut(state[key].detach(), cuts.get(key, {})))
+    found |= {key: torch.zeros_like(found[key]) for key in silent}
     if module is None:
         return {**state, **found}
     _replace(module, found, cuts)
+    if pruned is not None and network is not None:
+        _follow(module, epsilons(network, pruned), finder)
     return target
+
+
+def _check(content: Mapping[str, Any], model: onnx.ModelProto | None, pruned: onnx.ModelProto | None) -> None:
+    if pruned is not None and model is None:
+        raise PlanError("pruned= is read by the names of the dense model's weights: give that as model=")
+    changed = [*content.get("streams", ()), *content.get("selected", ())]
+    if pruned is None and changed:
+        raise PlanError(
+            f"the plan changes what {changed[0]!r} computes before it cuts that, which its indices do not tell: "
+            "give the dense model as model=, and the one that prune wrote, or onnx_mdp.apply makes, as pruned="
+        )
+
+
+def _written(others: Mapping[str, torch.Tensor], finder: _Finder) -> dict[str, torch.Tensor]:
+    """The parameters of weights that a pruned model has otherwise, with its values."""
+    found: dict[str, torch.Tensor] = {}
+    for name, values in others.items():
+        for key, places in finder.same(name):
+            whole = finder.state[key]
+            shape = list(whole.shape)
+            for axis, place in places.items():
+                shape[place] = values.shape[axis]
+            moved = (values.T if places == _CROSSWISE else values).reshape(shape).to(whole)
+            for alias in _aliases(finder.state, key):
+                if not torch.equal(found.setdefault(alias, moved.clone()), moved):
+                    raise PlanError(f"the pruned model needs {alias!r} in two forms, the second for {name!r}")
+    return found
+
+
+def _follow(module: torch.nn.Module, found: Mapping[str, float], finder: _Finder) -> None:
+    """Let normalizations have the epsilons of the pruned model."""
+    for name, value in found.items():
+        for key, _ in finder.find(name):
+            layer = module.get_submodule(key.rpartition(".")[0])
+            if hasattr(layer, "eps"):
+                layer.eps = value
 
 
 def _cuts(content: Mapping[str, Any], finder: _Finder) -> Cuts:
     cuts: Cuts = {}
     for name, axes in content["initializers"].items():
+        if content.get("streams") and not finder.knows(name):
+            continue  # the rotation made it, and it comes with its numbers
         for key, places in finder.find(name):
             for axis, kept in axes.items():
                 place, positions = places.get(int(axis), int(axis)), torch.tensor(kept, dtype=torch.int64)
@@ -107,10 +146,10 @@ def _aliases(state: Mapping[str, torch.Tensor], key: str) -> Iterator[str]:
             yield name
 
 
-def _cut(values: torch.Tensor, axes: Mapping[int, torch.Tensor], *, silent: bool) -> torch.Tensor:
+def _cut(values: torch.Tensor, axes: Mapping[int, torch.Tensor]) -> torch.Tensor:
     for axis, kept in axes.items():
         values = values.index_select(axis, kept.to(values.device))
-    return torch.zeros_like(values) if silent else values.clone()
+    return values.clone()
 
 
 def _network(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Network:
@@ -155,6 +194,22 @@ class _Finder:
             return [(name, {})]
         return self._alike(name)
 
+    def same(self, name: str) -> list[tuple[str, Axes]]:
+        """The parameters, which have to hold the initializer's numbers and no others."""
+        found = [(key, self._axes(name, key)) for key, _ in self.find(name)]
+        different = next((key for key, places in found if places is None), None)
+        if different or not found:
+            why = f"{different!r} differs from it" if different else "no parameter stands for it"
+            raise PlanError(
+                f"the pruned model has other numbers for {name!r}, and {why}: export with a parameter for it "
+                "(TrainingMode.PRESERVE folds nothing), or train the pruned model with onnx_mdp.torch.to_module"
+            )
+        return [(key, places) for key, places in found if places is not None]
+
+    def knows(self, name: str) -> bool:
+        """Whether the name is one of the model's or of the target's."""
+        return name in self.state or name in self._names or self._network is None or name in self._network.weights
+
     def _named(self, name: str) -> list[str]:
         keys = self._names[name]
         return [keys] if isinstance(keys, str) else list(keys)
@@ -187,7 +242,7 @@ class _Finder:
         if values is None:
             return {}
         for places in _orders(values.shape, given.shape):
-            moved = values.T if places == {0: 1, 1: 0} else values
+            moved = values.T if places == _CROSSWISE else values
             if torch.equal(moved.reshape(given.shape).to(given.dtype), given):
                 return places
         return None
@@ -209,7 +264,7 @@ def _orders(shape: torch.Size, other: torch.Size) -> Iterator[Axes]:
     if [shape[axis] for axis in own] == [other[axis] for axis in there]:
         yield dict(zip(own, there, strict=True)) if len(shape) != len(other) else {a: a for a in range(len(shape))}
     if len(shape) == len(other) == 2 and tuple(shape) == tuple(other)[::-1]:
-        yield {0: 1, 1: 0}
+        yield _CROSSWISE
 
 
 def _some(names: Mapping[str, Any]) -> str:

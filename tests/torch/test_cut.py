@@ -239,8 +239,6 @@ def test_what_does_not_fit_is_named() -> None:
         apply_plan(net, {"initializers": {"0.weight": {"0": [1, 9]}}})
     with pytest.raises(PlanError, match="names: there is no parameter 'fc'; there are 0.weight, 0.bias"):
         apply_plan(net, {"initializers": {}}, names={"w": "fc"})
-    with pytest.raises(PlanError, match="turns stream 'pos' before it is cut.*to_module"):
-        apply_plan(net, {"initializers": {}, "streams": ["pos"]})
     attention = nn.MultiheadAttention(8, 2)
     with pytest.raises(PlanError, match="MultiheadAttention cannot lose heads"):
         apply_plan(attention, {"initializers": {"in_proj_weight": {"0": list(range(12))}}})

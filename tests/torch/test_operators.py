@@ -84,6 +84,30 @@ def test_gradient_is_that_of_differences(case: Case) -> None:
     assert math.isclose(float(gradient), float(difference), rel_tol=1e-4, abs_tol=1e-4)
 
 
+JUMPS = {"Ceil", "Floor", "Round", "Sign", "Mod", "QuantizeLinear", "Cast", "CastLike"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_operator_takes_what_autocast_computes(case: Case) -> None:
+    """Results in bfloat16 stand beside weights in single precision, at each input in turn that may be a result."""
+    model, feeds = case.model()
+    module, operator = to_module(model), find_operator("ai.onnx", case.op, case.opset)
+    given = {name: torch.from_numpy(value) for name, value in feeds.items()}
+    assert operator is not None
+    results = [n for n, v in given.items() if v.dtype == torch.float32 and operator.trains(int(n[1:]))]
+    for name in (n for n in results if int(n[1:]) not in operator.weights):
+        low = {**given, name: given[name].bfloat16()}
+        expected = module({**low, name: low[name].float()})
+        with torch.autocast("cpu", torch.bfloat16):
+            found = module(low)
+        for output, value in expected.items():
+            assert found[output].shape == value.shape
+            if value.is_floating_point() and case.op not in JUMPS:
+                difference = torch.where(value == found[output], 0.0, found[output] - value)
+                scale = value.nan_to_num(0, 0, 0).norm(torch.inf) if value.numel() else 0.0
+                assert (difference.nan_to_num().abs() <= 0.03 * scale).all()
+
+
 def test_unknown_operator_is_named_with_a_remedy() -> None:
     node = helper.make_node("MatMulInteger", ["a", "b"], ["c"], name="product")
     values = [helper.make_tensor_value_info(name, TensorProto.INT8, (2, 2)) for name in "ab"]

@@ -89,7 +89,8 @@ def _roi_align(call: Call, x: Tensor, rois: Tensor, batches: Tensor) -> Tensor:
 
 def _points(starts: Tensor, steps: Tensor, cells: int, count: int) -> Tensor:
     """As many places as asked in each cell, for each region."""
-    inside = (torch.arange(cells * count, device=starts.device) + 0.5) / count
+    precision = torch.promote_types(starts.dtype, torch.float32)
+    inside = (torch.arange(cells * count, dtype=precision, device=starts.device) + 0.5) / count
     return starts[:, None] + steps[:, None] * inside
 
 

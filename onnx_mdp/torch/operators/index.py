@@ -57,7 +57,8 @@ _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
 def _scattered(call: Call, x: Tensor, axis: int, indices: Tensor, updates: Tensor) -> Tensor:
-    reduction = call.attr("reduction", "none")
+    dtype = torch.promote_types(x.dtype, updates.dtype)  # they differ where autocast computed one of them
+    x, updates, reduction = x.to(dtype), updates.to(dtype), call.attr("reduction", "none")
     if reduction == "none":
         return x.scatter(axis, indices, updates)
     return x.scatter_reduce(axis, indices, updates, _REDUCTIONS[reduction])

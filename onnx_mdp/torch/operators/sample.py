@@ -44,8 +44,9 @@ def _along(call: Call, x: Tensor, axis: int, new: int, factor: float, window: tu
     old = x.shape[axis]
     mode = call.attr("mode", "nearest")
     default = "half_pixel" if call.opset >= 11 else "asymmetric"
+    precision = torch.promote_types(x.dtype, torch.float32)  # single as in ONNX Runtime, double for doubles
     places = _COORDINATES[call.attr("coordinate_transformation_mode", default)](
-        torch.arange(new, dtype=torch.float32), old, new, factor, window
+        torch.arange(new, dtype=precision), old, new, factor, window
     )
     if mode == "nearest":
         rounded = _ROUNDED[call.attr("nearest_mode", "round_prefer_floor" if call.opset >= 11 else "floor")](places)
