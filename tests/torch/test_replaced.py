@@ -15,7 +15,7 @@ from torch import nn
 import onnx_mdp
 from onnx_mdp.errors import PlanError
 from onnx_mdp.pipeline.prune import PruneResult
-from onnx_mdp.pipeline.streams import write_plan
+from onnx_mdp.pipeline.streams import write_plans
 from onnx_mdp.torch import apply_plan
 from tests.conftest import analysis_of
 from tests.torch.test_cut import HEADS, UNFOLDED, WIDTH, Block, assert_same, exported, folded_names, trained
@@ -140,7 +140,7 @@ def test_plan_file_and_what_apply_makes_of_it(tmp_path: Path) -> None:
     result = rotated(model)
     last = [block.name for block in analysis_of(model).blocks if block.name.startswith("/blocks.0/")][-1]
     plan = {**result.plan, "removed_blocks": [last]}
-    write_plan(tmp_path / "plan.json", plan, result.bases)
+    write_plans({tmp_path / "plan.json": plan}, result.bases, tmp_path / "plan.streams.npz")
     cut, _ = onnx_mdp.apply(model, tmp_path / "plan.json")
     assert len(cut.graph.node) < len(result.model.graph.node)
     module = with_heads(apply_plan(net, tmp_path / "plan.json", model, pruned=cut), plan)
@@ -200,7 +200,7 @@ def test_what_has_to_be_given_is_said() -> None:
     net = tokens()
     model = exported(net, IMAGE)
     result = rotated(model)
-    with pytest.raises(PlanError, match="turns stream 'patch.weight' .*give the dense model as model=.*as pruned="):
+    with pytest.raises(PlanError, match="changes what .* computes .*give the dense model as model=.*as pruned="):
         apply_plan(net, result.plan, model)
     with pytest.raises(PlanError, match="pruned= is read by the names of the dense model"):
         apply_plan(net, result.plan, pruned=result.model)
