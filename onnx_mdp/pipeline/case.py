@@ -179,12 +179,13 @@ class Planner:
             return None
         with self.clock.stage("rotate"), threadpool_limits(self.search.threads):
             refits = self.search.recover and inputs is not None
+            given = [] if inputs is None else [inputs.first(inputs.batch)]  # what the result is proven on
             for rotates in (True, False):
                 turned = open_streams(network, runtime, inputs, self.search.seed, refits=refits, rotates=rotates)
                 if turned is None:
                     return None
                 try:
-                    prove_same(network, network.model, turned.coupling.network.model, runtime, [])
+                    prove_same(network, network.model, turned.coupling.network.model, runtime, given)
                 except ProofError as error:  # what selects among nearly equal numbers magnifies rounding
                     self.warn(f"streams are not {'rotated' if turned.streams else 'cut'}: {error}")
                     continue

@@ -51,10 +51,9 @@ FAMILIES = (
     ),
     Family("ConvNeXt and its like", "convnext_* convnextv2_* edgenext* hf_poolformer* rdnet*", 0.60),
     Family("encoder transformer", "h_conformer* h_torch_transformer_encoder* hf_wav2vec2*", 0.60),
-    # The table of a vocabulary keeps its rows, and its width is normalized; it is a third to nine tenths of these.
-    Family("encoder transformer with a vocabulary", "hf_albert* hf_distilbert* hf_fnet* hf_squeezebert*"),
-    # The hidden width is normalized.
-    Family("gated MLP", "gmlp*"),
+    # The table of a vocabulary keeps its rows; it is a third to nine tenths of these.
+    Family("encoder transformer with a vocabulary", "hf_albert* hf_distilbert* hf_fnet* hf_squeezebert*", 0.60),
+    Family("gated MLP", "gmlp*", 0.40),
     Family(
         "hybrid of convolution and attention",
         """bat_resnext* botnet* coatnet* efficientformer* efficientvim* efficientvit* h_nonlocal* hf_cvt* hf_mobilevit*

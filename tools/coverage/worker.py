@@ -108,15 +108,17 @@ def _analyze(record: Record, path: Path, shapes: dict[str, Shape], runtime: Runt
 
 
 def _opened(network: Network, feeds: Sequence[Feeds], runtime: Runtime) -> Turned:
-    """The network with its streams rotated, or not where that rounds too much, and the others opened to selection."""
+    """The network with its streams made cuttable as `prune` does: as far as the rounding of that is not magnified."""
     stacked = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
     inputs = read_inputs(network.model.graph, stacked, None, network.inputs)
-    turned = turn(network, runtime, inputs)
-    try:
-        prove_same(network, network.model, turned.coupling.network.model, runtime, [])
-    except ProofError:
-        return turn(network, runtime, {}, rotates=False)
-    return turned
+    for rotates in (True, False):
+        turned = turn(network, runtime, inputs, rotates=rotates)
+        try:
+            prove_same(network, network.model, turned.coupling.network.model, runtime, next(louder(feeds)))
+        except ProofError:
+            continue
+        return turned
+    return turn(network, runtime, {}, rotates=False, selects=())
 
 
 def _describe(record: Record, analysis: Analysis) -> None:
