@@ -249,8 +249,9 @@ class _Gathered:
 
     def __init__(self, bucket: Bucket, alive: Mask) -> None:
         self.bucket = bucket
-        size = bucket.shape[0]
-        self.state, variable = np.divmod(np.flatnonzero(alive.reshape(size, -1).T), size)
+        variable, state = np.divmod(np.flatnonzero(alive), bucket.states)
+        order = np.argsort(state, kind="stable")
+        variable, self.state = variable[order], state[order]
         self.at = (variable, *np.unravel_index(self.state, bucket.shape[1:])) if bucket.shape[1:] else (variable,)
         self.cost, self.spent = np.zeros(len(variable)), np.zeros(len(variable))
         for part in bucket.parts:
