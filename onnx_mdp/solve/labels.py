@@ -129,7 +129,7 @@ class Labels:
             for inlet in range(layout.first_inlet[place], layout.first_inlet[place + 1])
             if not self.is_closed[layout.givers[inlet]]
         ]
-        first, end = layout.first_state[place : place + 2].tolist()
+        first, end = left.first_state[place : place + 2].tolist()
         state = left.state[here]
         outside = np.stack([sweep.outside[state] for sweep in self.sweeps if sweep.outside is not None])
         for inlet in inlets:
@@ -141,7 +141,7 @@ class Labels:
         pairs = slice(int(left.first_pair[inlet]), int(left.first_pair[inlet + 1]))
         reader, read = left.reader[pairs] - here.start, left.read[pairs]
         states = np.full(here.stop - here.start, -1)
-        states[reader] = read - left.layout.first_state[place]
+        states[reader] = read - left.first_state[place]
         least = np.zeros((len(self.sweeps), len(states)))
         least[:, reader] = [sweep.up[read] for sweep in self.sweeps]
         return _Inlet(place, states, least)
@@ -239,7 +239,7 @@ class Labels:
 
     def _message(self, place: int, entries: _Entries, labels: _Labels, outside: Floats) -> _Labels:
         """Labels by state of the message, ready to be joined to what receives it."""
-        best, first = self.sweeps[0], self.left.layout.first_state[place]
+        best, first = self.sweeps[0], self.left.first_state[place]
         if not labels.steps:  # a selection needs a step to be written in
             every = np.arange(len(labels.entry))
             labels.steps.append((every, every))

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from onnx_mdp.solve.buckets import Bucket, Child, Part, Plan
 from onnx_mdp.solve.factors import Floats, Function
 
+_PIECE = 1 << 16  # entries that fit a processor's cache
+
 
 @dataclass(eq=False)
 class Pass:
@@ -56,10 +58,12 @@ def go_down(plan: Plan, done: Pass, thresholds: Sequence[float]) -> list[NDArray
 
 
 def _exceeded(whole: Floats, thresholds: Sequence[float]) -> NDArray[np.uint8]:
-    count = np.zeros(whole.shape, np.uint8)
-    for threshold in thresholds:
-        count += whole > threshold
-    return count
+    count = np.zeros(whole.size, np.uint8)
+    for first in range(0, whole.size, _PIECE):
+        piece = slice(first, first + _PIECE)
+        for threshold in thresholds:
+            count[piece] += whole.ravel()[piece] > threshold
+    return count.reshape(whole.shape)
 
 
 def _eliminated(bucket: Bucket, up: list[Floats], on_cost: float, on_spent: float) -> Floats:

@@ -108,10 +108,12 @@ class Remains:
 
     `variable` is the state of the bucket's own variable, `state` that of its message, `cost` and `spent` what the
     bucket's own parts add. A pair says that the entry `reader` takes the state `read` of another bucket's message;
-    there is none where a block is removed. Pairs lie by inlet.
+    there is none where a block is removed. Pairs lie by inlet. States that no entry has are not numbered: those of the
+    bucket at place i begin at `first_state[i]`.
     """
 
     layout: Layout
+    first_state: Ints
     variable: Ints
     state: Ints
     cost: Floats
@@ -153,7 +155,7 @@ class Remains:
     def up(self, on_cost: float, on_spent: float) -> Sweep:
         """The messages at weights, without a plan."""
         values = on_cost * self.cost + on_spent * self.spent
-        up = np.full(int(self.layout.first_state[-1]), np.inf)
+        up = np.full(int(self.first_state[-1]), np.inf)
         for height in self._heights:
             first, heads = height.entries.start, self.heads[height.heads]
             here = values[height.entries]
@@ -230,18 +232,26 @@ def remains(plan: Plan, alive: Sequence[Mask]) -> Remains:
     first_pair = _ends([len(reader) for reader, _ in pairs])
     none = np.zeros(0, np.int64)
     read = np.concatenate([none, *(read for _, read in pairs)])
+    read += np.repeat(layout.first_state[layout.givers], np.diff(first_pair))
     state = np.concatenate([one.state for one in gathered])
-    return Remains(
+    state += np.repeat(layout.first_state[:-1], np.diff(first_entry))
+    numbered = np.union1d(state, layout.first_state[-1:] - 1)  # the root's in any case
+    taken = np.searchsorted(numbered, read)
+    left = Remains(
         layout,
+        np.searchsorted(numbered, layout.first_state),
         np.concatenate([one.at[0] for one in gathered]),
-        state + np.repeat(layout.first_state[:-1], np.diff(first_entry)),
+        np.searchsorted(numbered, state),
         np.concatenate([one.cost for one in gathered]),
         np.concatenate([one.spent for one in gathered]),
         first_entry,
         np.concatenate([none, *(reader for reader, _ in pairs)]),
-        read + np.repeat(layout.first_state[layout.givers], np.diff(first_pair)),
+        taken,
         first_pair,
     )
+    has_plan = np.ones(len(state), bool)
+    has_plan[left.reader[numbered[taken] != read]] = False
+    return left if has_plan.all() else left.pick(has_plan)
 
 
 class _Gathered:
@@ -249,8 +259,9 @@ class _Gathered:
 
     def __init__(self, bucket: Bucket, alive: Mask) -> None:
         self.bucket = bucket
-        size = bucket.shape[0]
-        self.state, variable = np.divmod(np.flatnonzero(alive.reshape(size, -1).T), size)
+        variable, state = np.divmod(np.flatnonzero(alive), bucket.states)
+        order = np.argsort(state, kind="stable")
+        variable, self.state = variable[order], state[order]
         self.at = (variable, *np.unravel_index(self.state, bucket.shape[1:])) if bucket.shape[1:] else (variable,)
         self.cost, self.spent = np.zeros(len(variable)), np.zeros(len(variable))
         for part in bucket.parts:
