@@ -109,7 +109,10 @@ def _bases(coupling: Coupling, stream: Stream, moments: Moments, *, centered: bo
             yield principal(total, centered=centered)
             continue
         wanted = _wanted(coupling, stream, found, head)
-        yield balanced(total, wanted) if stream.inverse else most_wanted(total, wanted, centered=centered)
+        if stream.inverse and not refits:
+            yield balanced(total, wanted)
+        else:  # a rotation, which magnifies no rounding, does as well where what reads it is fitted anew
+            yield most_wanted(total, wanted, centered=centered)
 
 
 def _wanted(coupling: Coupling, stream: Stream, moments: Moments, head: int) -> Array:

@@ -103,7 +103,10 @@ def _written(others: Mapping[str, torch.Tensor], finder: _Finder) -> dict[str, t
             moved = (values.T if places == _CROSSWISE else values).reshape(shape).to(whole)
             for alias in _aliases(finder.state, key):
                 if not torch.equal(found.setdefault(alias, moved.clone()), moved):
-                    raise PlanError(f"the pruned model needs {alias!r} in two forms, the second for {name!r}")
+                    raise PlanError(
+                        f"the pruned model needs {alias!r} in two forms, the second for {name!r}: give each place a "
+                        "parameter of its own, and export again"
+                    )
     return found
 
 

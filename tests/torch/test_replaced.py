@@ -204,3 +204,30 @@ def test_what_has_to_be_given_is_said() -> None:
         apply_plan(net, result.plan, model)
     with pytest.raises(PlanError, match="pruned= is read by the names of the dense model"):
         apply_plan(net, result.plan, pruned=result.model)
+
+
+class Tied(nn.Module):
+    """Words in and words out by one table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.block, self.norm = nn.Embedding(20, WIDTH), Block(), nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, 20)
+        self.head.weight = self.words.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.block(self.words(ids))))
+
+
+def test_a_table_that_is_rotated_in_two_ways_is_named() -> None:
+    torch.manual_seed(0)
+    net = Tied().eval()
+    with torch.no_grad():
+        net.norm.weight.add_(0.2 * torch.randn(WIDTH))
+    ids = torch.arange(6)[None]
+    model = exported(net, ids)
+    words = np.random.default_rng(0).integers(0, 20, (64, 6))
+    result = onnx_mdp.prune(model, ratio="70%", inputs=words, streams="rotate")
+    assert result.plan["streams"]
+    with pytest.raises(PlanError, match="needs 'words.weight' in two forms.*of its own"):
+        apply_plan(net, result.plan, model, pruned=result.model)
