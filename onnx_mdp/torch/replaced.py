@@ -73,6 +73,9 @@ def _is_part(network: Network, name: str, values: torch.Tensor, kept: Mapping[st
     whole = to_torch(network.weights.stored(name))
     for axis, positions in kept.items():
         whole = whole.index_select(int(axis), torch.tensor(positions, dtype=torch.int64))
+    if kept and whole.shape != values.shape:
+        sizes = " and ".join("x".join(map(str, v.shape)) for v in (whole, values))
+        raise PlanError(f"the plan and the pruned model have {name!r} at {sizes}; give the model that this plan made")
     return values.numel() == 1 or bool(torch.equal(values, whole))
 
 

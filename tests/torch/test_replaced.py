@@ -204,6 +204,8 @@ def test_what_has_to_be_given_is_said() -> None:
         apply_plan(net, result.plan, model)
     with pytest.raises(PlanError, match="pruned= is read by the names of the dense model"):
         apply_plan(net, result.plan, pruned=result.model)
+    with pytest.raises(PlanError, match="have 'token' at 1x1x17 and 1x1x24; give the model that this plan made"):
+        apply_plan(net, result.plan, model, pruned=model)
 
 
 class Tied(nn.Module):
