@@ -29,15 +29,16 @@ from onnx_mdp.rewrite.plan import Plan, plan_edits
 from onnx_mdp.solve.problem import Answer, Problem
 from onnx_mdp.solve.solve import Limits, solve
 
-AIM = 0.985  # of the budget; measured parts between LOW and HIGH end the search, HIGH leaves room for noise
-LOW, HIGH = 0.975, 0.994
+AIM = 0.983  # of the budget; measured parts between LOW and HIGH end the search, HIGH leaves room for noise
+LOW, HIGH = 0.974, 0.992
 ROUNDS = 6
-_PATIENCE, _LENIENT = 2, (0.972, 0.997)
+_PATIENCE, _LENIENT = 2, (0.972, 0.995)
 _REFINEMENTS = 6
 _GUESSES = 4
 _NEARBY = (0.97, 1.03)
 _BESIDE = (0.995, 1.005, 0.99, 1.01, 0.98, 1.02)  # table budgets whose plans are measured beside the one aimed at
 _TOGETHER = 3  # plans a round
+_RISK = 0.03  # of the budget is given up rather than to end so near that another process may measure more than it
 _FAR = 0.02  # predicted this far from what is aimed at, a plan is not worth measuring
 
 
@@ -259,7 +260,8 @@ class Loop:
 
     def _best(self) -> Trial:
         met = [trial for trial in self.trials if trial.spent <= 1]
-        closest = sorted(met, key=lambda trial: -trial.spent)
+        high = _LENIENT[1]
+        closest = sorted(met, key=lambda trial: abs(trial.spent - high) + _RISK * (trial.spent > high))
         best = next((t for t in map(self._confirmed, closest) if t.spent <= 1), None)
         if best is None:
             raise self._unreachable()
