@@ -115,7 +115,8 @@ class Loop:
                 break
             self.rounds += 1
             for answer in answers:
-                self._measured(answer)
+                if LOW <= self._measured(answer).spent <= HIGH:
+                    break
             if accepted := self._accepted():
                 return accepted
             closest = min(self.trials, key=lambda trial: abs(trial.spent - AIM))

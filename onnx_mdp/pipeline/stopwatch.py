@@ -10,7 +10,7 @@ from onnx_mdp.graph.external import Loadable, loadable
 from onnx_mdp.runtime.base import Feeds
 
 _BUSY = 1.05  # wall over the runtime's own clock beyond which a run was disturbed
-_SECONDS = (0.8, 5.0)
+_SECONDS, _LONGER = (0.8, 2.5), (0.8, 5.0)  # the latter for what decides
 _SHARPER = 4  # whole models are compared this much more precisely than table entries: they decide
 
 
@@ -55,14 +55,14 @@ class Stopwatch:
     def confirm(self, pruned: Loadable, before: Comparison) -> Comparison:
         """Compare again in a new process; the geometric mean of the two ratios counts, on the second one's clock."""
         self._engine.renew()
-        again = self.compare(pruned)
+        again = self.compare(pruned, _LONGER)
         ratio = math.sqrt(before.ratio * again.ratio)
         return replace(again, pruned_ms=ratio * again.dense_ms, precision=max(before.precision, again.precision))
 
-    def compare(self, pruned: Loadable) -> Comparison:
-        """Alternate the two models until their ratio is known well enough."""
+    def compare(self, pruned: Loadable, seconds: tuple[float, float] = _SECONDS) -> Comparison:
+        """Alternate the two models until their ratio is known well enough, or for as long as may be spent."""
         with loadable(pruned) as model:
-            duel = self._engine.duel((self._dense, self._feeds), (model, self._feeds), _SECONDS, self.precision)
+            duel = self._engine.duel((self._dense, self._feeds), (model, self._feeds), seconds, self.precision)
         self.note = duel.note
         disturbed = sum(duel.wall) > _BUSY * sum(duel.busy)
         if self._engine.facts.trusts_busy and disturbed:
