@@ -23,7 +23,7 @@ from onnx_mdp.latency.correct import Correction, Prediction, Sums
 from onnx_mdp.latency.fill import Entry, Fill
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
-from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.stopwatch import BRIEF, Comparison, Stopwatch
 from onnx_mdp.quantities import LatencyBudget
 from onnx_mdp.rewrite.plan import Plan, plan_edits
 from onnx_mdp.solve.problem import Answer, Problem
@@ -245,7 +245,7 @@ class Loop:
 
     def _measured(self, answer: Answer) -> Trial:
         plan = self.program.plan(answer)
-        comparison = self.stopwatch.compare(self._builder(plan))
+        comparison = self.stopwatch.compare(self._builder(plan), BRIEF)
         sums = self.program.sums_of(answer)
         predicted = self._predicted(sums)
         ms = comparison.dense_ms
