@@ -35,6 +35,7 @@ ROUNDS = 6
 _PATIENCE, _LENIENT = 2, (0.972, 0.995)
 _REFINEMENTS = 6
 _GUESSES = 4
+_LOWER = 0.98  # times what was aimed at, where no plan that was measured meets the budget
 _NEARBY = (0.97, 1.03)
 _BESIDE = (0.995, 1.005, 0.99, 1.01, 0.98, 1.02)  # table budgets whose plans are measured beside the one aimed at
 _TOGETHER = 3  # plans a round
@@ -86,6 +87,7 @@ class Loop:
     solve_seconds: float = 0.0
     reason: str = ""
     _dense: Comparison = field(init=False)
+    _aim: float = field(init=False, default=AIM)  # lower where what was aimed at came out above the budget
 
     def over(self, program: Program) -> Self:
         """The same search from its start over another program; what it measured of latency is kept."""
@@ -108,19 +110,22 @@ class Loop:
             if trial.spent <= 1:
                 return trial
             asked = AIM * trial.table_ms / trial.spent
-        while self.rounds < ROUNDS:
+        while True:
             answers = self._candidates(asked)
-            if not answers:
-                self.reason = "no other plan lies near the budget"
-                break
-            self.rounds += 1
+            self.rounds += bool(answers)
             for answer in answers:
                 if LOW <= self._measured(answer).spent <= HIGH:
                     break
             if accepted := self._accepted():
                 return accepted
-            closest = min(self.trials, key=lambda trial: abs(trial.spent - AIM))
-            asked = AIM * closest.table_ms / closest.spent
+            if any(trial.spent <= 1 for trial in self.trials):
+                if not answers or self.rounds >= ROUNDS:
+                    break
+            elif not answers or self.rounds >= _PATIENCE:
+                self._aim *= _LOWER
+            closest = min(self.trials, key=lambda trial: abs(trial.spent - self._aim))
+            asked = self._aim * closest.table_ms / closest.spent
+        self.reason = "" if answers else "no other plan lies near the budget"
         return self._best()
 
     def _unhurried(self) -> Trial:
@@ -174,7 +179,7 @@ class Loop:
 
     def _off(self, answer: Answer) -> float:
         """How far from what is aimed at a plan is predicted to be, as a share of it."""
-        return abs(self._spent(self.program.sums_of(answer)) / AIM - 1)
+        return abs(self._spent(self.program.sums_of(answer)) / self._aim - 1)
 
     def _aimed(self, table_ms: float) -> tuple[float, Answer]:
         """The table budget moved until its plan is predicted to use what is aimed at, and the plan."""
@@ -183,7 +188,7 @@ class Loop:
         for _ in range(_GUESSES):
             if not answer.levels or self._off(answer) < 0.006:
                 break
-            closer = table_ms * AIM / self._spent(self.program.sums_of(answer))
+            closer = table_ms * self._aim / self._spent(self.program.sums_of(answer))
             other = self._solve(partial(self.program.problem, closer))
             if not other.levels or self._off(other) >= self._off(answer):
                 break
