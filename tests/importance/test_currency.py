@@ -109,7 +109,7 @@ def additive(scores: Scores, plan: Plan) -> float:
 
 
 def two_branches() -> Analysis:
-    """Twice the same hidden layer; what the second one computes reaches the output at a thousandth."""
+    """Twice one hidden layer, in another order of units; what the second computes reaches the output at a thousandth."""
     nodes = []
     for i in (1, 2):
         nodes += [
@@ -121,7 +121,7 @@ def two_branches() -> Analysis:
     nodes.append(node("Add", ["d1", "d2"], ["y"]))
     rng = np.random.default_rng(5)
     u, v = (rng.normal(size=shape).astype(np.float32) for shape in ((6, 8), (8, 4)))
-    weights = {"u1": u, "u2": u, "v1": v, "v2": v, "s1": np.float32(1), "s2": np.float32(1e-3)}
+    weights = {"u1": u, "u2": u[:, ::-1], "v1": v, "v2": v[::-1], "s1": np.float32(1), "s2": np.float32(1e-3)}
     return analysis_of(build_model(nodes, {"x": ("N", 6)}, ["y"], weights))
 
 
