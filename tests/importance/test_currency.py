@@ -109,7 +109,7 @@ def additive(scores: Scores, plan: Plan) -> float:
 
 
 def two_branches() -> Analysis:
-    """Twice one hidden layer, in another order of units; what the second computes reaches the output at a thousandth."""
+    """Twice one hidden layer, in two orders of units; what the second computes reaches the output at a thousandth."""
     nodes = []
     for i in (1, 2):
         nodes += [
