@@ -31,7 +31,7 @@ from onnx_mdp.solve.solve import Limits, solve
 
 AIM = 0.983  # of the budget; measured parts between LOW and HIGH end the search, HIGH leaves room for noise
 LOW, HIGH = 0.974, 0.992
-ROUNDS = 6
+ROUNDS = 4  # but for those that it takes to meet the budget at all
 _PATIENCE, _LENIENT = 2, (0.972, 0.995)
 _REFINEMENTS = 6
 _GUESSES = 4
@@ -111,22 +111,26 @@ class Loop:
                 return trial
             asked = AIM * trial.table_ms / trial.spent
         while True:
-            answers = self._candidates(asked)
+            answers, before = self._candidates(asked), self._closest()
             self.rounds += bool(answers)
             for answer in answers:
                 if LOW <= self._measured(answer).spent <= HIGH:
                     break
             if accepted := self._accepted():
                 return accepted
+            closest = self._closest() or self.trials[-1]
+            idle = not answers or (self.rounds > _PATIENCE and closest is before)
             if any(trial.spent <= 1 for trial in self.trials):
-                if not answers or self.rounds >= ROUNDS:
+                if idle or self.rounds >= ROUNDS:
                     break
-            elif not answers or self.rounds >= _PATIENCE:
+            elif idle or self.rounds >= _PATIENCE:
                 self._aim *= _LOWER
-            closest = min(self.trials, key=lambda trial: abs(trial.spent - self._aim))
             asked = self._aim * closest.table_ms / closest.spent
         self.reason = "" if answers else "no other plan lies near the budget"
         return self._best()
+
+    def _closest(self) -> Trial | None:
+        return min(self.trials, key=lambda trial: abs(trial.spent - self._aim), default=None)
 
     def _unhurried(self) -> Trial:
         """The plan within all limits, whatever its latency: where it meets the budget, nothing else has to go."""

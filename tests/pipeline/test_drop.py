@@ -125,6 +125,7 @@ def test_the_fastest_within_the_drop_by_labels(
     assert "step 1: " in printed.err
 
 
+@pytest.mark.slow  # a bisection to its end
 def test_nothing_is_cut_where_any_cut_is_too_much(vit: Path, lut: Path) -> None:
     def untouched(path: str) -> float:
         return float(parameters_left(path) >= 1)
