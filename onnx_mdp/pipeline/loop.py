@@ -121,13 +121,14 @@ class Loop:
             closest = self._closest() or self.trials[-1]
             idle = not answers or (self.rounds > _PATIENCE and closest is before)
             if any(trial.spent <= 1 for trial in self.trials):
-                if idle or self.rounds >= ROUNDS:
-                    break
+                if (idle or self.rounds >= ROUNDS) and (best := self._best()):
+                    if best.spent < _LENIENT[0]:
+                        tries = f"{self.rounds} rounds did not come closer"
+                        self.reason = tries if answers else "no other plan lies near the budget"
+                    return best
             elif idle or self.rounds >= _PATIENCE:
                 self._aim *= _LOWER
             asked = self._aim * closest.table_ms / closest.spent
-        self.reason = "" if answers else "no other plan lies near the budget"
-        return self._best()
 
     def _closest(self) -> Trial | None:
         return min(self.trials, key=lambda trial: abs(trial.spent - self._aim), default=None)
@@ -268,18 +269,12 @@ class Loop:
         )
         return trial
 
-    def _best(self) -> Trial:
+    def _best(self) -> Trial | None:
+        """The trial that comes closest to the budget and still meets it when it is measured again."""
         met = [trial for trial in self.trials if trial.spent <= 1]
         high = _LENIENT[1]
         closest = sorted(met, key=lambda trial: abs(trial.spent - high) + _RISK * (trial.spent > high))
-        best = next((t for t in map(self._confirmed, closest) if t.spent <= 1), None)
-        if best is None:
-            raise self._unreachable()
-        if best.spent < _LENIENT[0]:
-            self.reason = self.reason or f"{self.rounds} rounds did not come closer"
-        else:
-            self.reason = ""
-        return best
+        return next((t for t in map(self._confirmed, closest) if t.spent <= 1), None)
 
     def _unreachable(self) -> BudgetError:
         dense = self._dense.dense_ms
