@@ -56,10 +56,17 @@ class ReconstructionScorer(ActivationScorer):
 
     name: ClassVar[str] = "reconstruction"
 
-    def __init__(self, analysis: Analysis, moments: Moments, inputs: Inputs, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        moments: Moments,
+        inputs: Inputs,
+        runtime: Runtime,
+        positions: Positions | None = None,
+    ) -> None:
         super().__init__(analysis, moments)
         self._inputs = inputs
-        self._positions = Positions(analysis.coupling, inputs, runtime)
+        self._positions = positions or Positions(analysis.coupling, inputs, runtime)
         self._walk = Walk(analysis.network.model, inputs, runtime, _KEPT_BYTES)
         self._sites = {site.node.index: site for site in find_sites(analysis.network)}
 

@@ -14,6 +14,7 @@ from onnx_mdp.importance.statistics import collect_moments
 from onnx_mdp.importance.taylor import TaylorScorer, check_torch
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.runtime.base import Runtime
+from onnx_mdp.statistics.positions import Positions
 
 _NAMES: dict[str, type[Scorer]] = {
     "magnitude": MagnitudeScorer,
@@ -51,8 +52,12 @@ def make_scorer(
     inputs: Inputs | None,
     runtime: Runtime,
     progress: Callable[[int, int], None],
+    positions: Positions | None = None,
 ) -> Scorer:
-    """The scorer of that name (see `choose_scorer`), with the statistics it needs."""
+    """The scorer of that name (see `choose_scorer`), with the statistics it needs.
+
+    `positions` are what it measures itself where they are not given.
+    """
     name = choose_scorer(name, has_inputs=inputs is not None)
     if inputs is None or name == "magnitude":
         return MagnitudeScorer(analysis)
@@ -61,4 +66,4 @@ def make_scorer(
         return ActivationScorer(analysis, moments)
     if name == "taylor":
         return TaylorScorer(analysis, moments, inputs, progress)
-    return ReconstructionScorer(analysis, moments, inputs, runtime)
+    return ReconstructionScorer(analysis, moments, inputs, runtime, positions)

@@ -44,6 +44,7 @@ from onnx_mdp.rewrite.plan import Plan, dense_plan, plan_edits, to_json
 from onnx_mdp.runtime.base import Feeds, Fingerprint, Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime, prover
 from onnx_mdp.solve.solve import check_solver, solve
+from onnx_mdp.statistics.positions import Positions
 from onnx_mdp.streams.turn import Bases, Turned
 from onnx_mdp.verify.oracle import prove_same
 
@@ -58,6 +59,7 @@ class Case:
         turned: the network with its normalized streams made cuttable, if it has any that were.
         fit: calibration inputs for whatever is fitted.
         held: those that nothing is fitted to, for measuring damage.
+        positions: what the positions of its streams count, measured on the inputs to fit to.
         score: what units and blocks are worth; takes its time when first asked, as nothing may have to be cut at all.
     """
 
@@ -68,6 +70,7 @@ class Case:
     analysis: Analysis
     fit: Inputs | None
     held: Inputs | None
+    positions: Positions | None
     score: Callable[[], Scores]
     runtime: Runtime
     feeds: Feeds
@@ -169,9 +172,10 @@ class Planner:
         if turned is not None:
             analysis = turned.analysis(options.lock)
             constraints = find_constraints(options, turned.timed(analysis), source)  # which has what a result has
-        score = cache(partial(self._scores, analysis, fit, held, prover(runtime)))
+        positions = Positions(analysis.coupling, fit, prover(runtime)) if fit else None
+        score = cache(partial(self._scores, analysis, fit, held, positions, prover(runtime)))
         feeds = first_feeds(network, samples, options.seed)
-        return Case(model, source, prepared, turned, analysis, fit, held, score, runtime, feeds, constraints)
+        return Case(model, source, prepared, turned, analysis, fit, held, positions, score, runtime, feeds, constraints)
 
     def _turned(self, network: Network, inputs: Inputs | None, runtime: Runtime) -> Turned | None:
         """The network with its normalized streams made cuttable; None where that is not wanted or none can be."""
@@ -188,7 +192,9 @@ class Planner:
                     prove_same(network, network.model, turned.coupling.network.model, runtime, given)
                 except ProofError as error:  # what selects among nearly equal numbers magnifies rounding
                     self.warn(f"streams are not {'rotated' if turned.streams else 'cut'}: {error}")
-                    continue
+                    if turned.streams:
+                        continue
+                    return None
                 if turned.streams and inputs is None:
                     self.warn("streams are rotated to directions of noise: give --inputs")
                 return turned
@@ -198,17 +204,24 @@ class Planner:
         """The inputs to plan with: all of them, unless a command keeps some to judge its result by."""
         return inputs
 
-    def _scores(self, analysis: Analysis, fit: Inputs | None, held: Inputs | None, runtime: Runtime) -> Scores:
+    def _scores(
+        self,
+        analysis: Analysis,
+        fit: Inputs | None,
+        held: Inputs | None,
+        positions: Positions | None,
+        runtime: Runtime,
+    ) -> Scores:
         """What a scorer makes of the inputs to fit to, and the currency of those held out."""
         with self.clock.stage("score"), threadpool_limits(self.search.threads):
-            scorer = make_scorer(self.search.importance, analysis, fit, runtime, self.listener.step)
+            scorer = make_scorer(self.search.importance, analysis, fit, runtime, self.listener.step, positions)
             scores = settle_order(analysis, scorer.score(analysis))
             if fit is None or not self.effort.levels:
                 return scores
             if held is None:
                 self.warn(f"{fit.count} inputs are too few to measure damage with: give 3 batches or more")
                 return scores
-            mend = Mender(analysis, fit, runtime) if self.search.recover else None
+            mend = Mender(analysis, fit, runtime, positions) if self.search.recover else None
             return calibrate(analysis, scores, held, runtime, self.effort, mend, self.listener.step)
 
     @contextmanager

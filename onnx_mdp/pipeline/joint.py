@@ -142,7 +142,7 @@ class JointLoop:
             self._move([at.kept for at in sums], spent)
             used = max(part / aim for part, aim in zip(spent, self._aims, strict=True))
             if used <= 1 + _NEAR:
-                if used >= 1 - _NEAR or (before and _same(before, answer)):
+                if used >= 1 - _NEAR or (before and before.is_same_plan(answer)):
                     return answer
                 before = answer
         return before or answer
@@ -167,7 +167,7 @@ class JointLoop:
         return [side.program.sums_of(answer) for side in self.sides]
 
     def _known(self, answer: Answer) -> bool:
-        return any(_same(trial.answer, answer) for trial in self.trials)
+        return any(trial.answer.is_same_plan(answer) for trial in self.trials)
 
     def _builder(self, plan: Plan) -> Callable[[], onnx.ModelProto]:
         analysis = self.sides[0].program.analysis
@@ -231,7 +231,3 @@ class JointLoop:
             f"{asked}: {found}; the lowest predicted for each alone are {', '.join(lowest)}; ask for more, or allow "
             "more with a lower --min-keep, a smaller --multiple or fewer --lock"
         )
-
-
-def _same(one: Answer, other: Answer) -> bool:
-    return one.levels == other.levels and one.kept == other.kept

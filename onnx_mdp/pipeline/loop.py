@@ -176,7 +176,7 @@ class Loop:
         if self.trials:
             near = [self._solve(partial(self.program.problem, share * table_ms)) for share in _BESIDE]
             found += sorted((other for other in near if self._is_near(other)), key=self._off)
-        found = [other for i, other in enumerate(found) if not any(_same(other, before) for before in found[:i])]
+        found = [other for i, other in enumerate(found) if not any(other.is_same_plan(before) for before in found[:i])]
         return found[:_TOGETHER]
 
     def _is_near(self, answer: Answer) -> bool:
@@ -221,7 +221,7 @@ class Loop:
         return Prediction(found.share * self._dense.ratio, found.deviation * self._dense.ratio)
 
     def _known(self, answer: Answer) -> bool:
-        return any(_same(trial.answer, answer) for trial in self.trials)
+        return any(trial.answer.is_same_plan(answer) for trial in self.trials)
 
     def _solve(self, problem: Callable[[], Problem]) -> Answer:
         """Solve until every table entry the plan rests on is measured."""
@@ -284,7 +284,3 @@ class Loop:
             f"{100 * lowest.ratio:.0f}% of the dense model's {dense:.3g} ms; ask for more, or allow more with a lower "
             "--min-keep, a smaller --multiple or fewer --lock"
         )
-
-
-def _same(one: Answer, other: Answer) -> bool:
-    return one.levels == other.levels and one.kept == other.kept

@@ -378,7 +378,9 @@ class Pruner(Planner):
             return None
         with self.clock.stage("recover"), threadpool_limits(self.options.threads):
             runtime, step = prover(case.runtime), self.listener.step
-            return recover(case.analysis, outcome.plan, outcome.model, case.fit, case.held, runtime, step)
+            positions = case.positions if case.held is not None else None  # else a part of `fit` is held out first
+            fit, held = case.fit, case.held
+            return recover(case.analysis, outcome.plan, outcome.model, fit, held, runtime, step, positions)
 
     def _warn_of_recovery(self, case: Case, outcome: Outcome, found: Recovery | None) -> None:
         if found and not found.kept:

@@ -37,11 +37,13 @@ class Mender:
     Cuts should come in graph order: what lies before the first of them is computed once.
     """
 
-    def __init__(self, analysis: Analysis, inputs: Inputs, runtime: Runtime) -> None:
+    def __init__(
+        self, analysis: Analysis, inputs: Inputs, runtime: Runtime, positions: Positions | None = None
+    ) -> None:
         self._analysis = analysis
         self._inputs = inputs.take(0, max(_INPUTS, inputs.batch))
         self._runtime = runtime
-        self._positions = Positions(analysis.coupling, inputs, runtime)
+        self._positions = positions or Positions(analysis.coupling, inputs, runtime)
         self._walk = self._start()
 
     def __call__(self, plan: Plan) -> dict[str, Array]:

@@ -58,6 +58,7 @@ def recover(
     held: Inputs | None,
     runtime: Runtime,
     progress: Callable[[int, int], None],
+    positions: Positions | None = None,
 ) -> Recovery:
     """Fit the weights of a cut model to what the dense model computes on its inputs.
 
@@ -69,6 +70,7 @@ def recover(
         held: inputs to judge by; by default a part of `fit`, which then is not fitted to.
         runtime: what all models run on.
         progress: is told layers done and layers in all.
+        positions: what the positions of the dense model's streams count, by `fit`; by default they are measured.
     """
     if held is None:
         first = max(fit.count // _HELD_OUT, 1)
@@ -77,7 +79,7 @@ def recover(
     before = divergence.divergence(_outputs(model, held, runtime))
     copy = with_weights(model, model.graph.initializer)
     walk = Walk(analysis.network.model, fit, runtime, _KEPT_BYTES)
-    positions = Positions(analysis.coupling, fit, runtime)
+    positions = positions or Positions(analysis.coupling, fit, runtime)
     refits = tuple(Refitter(analysis, plan, copy, fit, walk, positions=positions).run(progress))
     recovered = rewrite(copy, Edits())  # what was copied for single uses and stayed equal becomes one again
     check(recovered)

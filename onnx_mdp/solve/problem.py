@@ -113,6 +113,10 @@ class Answer:
         """Whether there are levels and blocks to read."""
         return self.objective < float("inf")
 
+    def is_same_plan(self, other: Answer) -> bool:
+        """Whether another answer chooses the same levels and blocks."""
+        return self.levels == other.levels and self.kept == other.kept
+
 
 def open_gates(gates: Iterable[Gate], kept: Mapping[str, bool]) -> dict[str, bool]:
     """Whether each block is kept and so is every block around it."""

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_mdp.graph.network import Network, Node
-from onnx_mdp.statistics.sites import Array, Indices, Site, added_vector, is_owned
+from onnx_mdp.statistics.sites import Array, Indices, VectorSite, added_vector, is_owned, picked_vectors
 
 SCALE_WORK = 1e8  # rows times units that moments are given: there are but two numbers to find for each unit
 
 
 @dataclass(frozen=True)
-class ScaleSite(Site):
+class ScaleSite(VectorSite):
     """A Mul with a vector along the last axis: every unit is a group of one column and one output."""
-
-    @property
-    def x_axis(self) -> int:
-        """The last one."""
-        return -1
-
-    @property
-    def y_axis(self) -> int:
-        """The last one."""
-        return -1
 
     def matrix(self, weight: Array) -> Array:
         """One number for each unit."""
@@ -37,16 +26,11 @@ class ScaleSite(Site):
 
     def rows(self, x: Array, picks: Indices) -> Array:
         """The units at the picked positions."""
-        picked = x.reshape(len(x), -1, x.shape[-1])[:, picks].astype(np.float32, copy=False)
-        return np.ascontiguousarray(picked.reshape(-1, x.shape[-1]).T[:, :, None])
+        return np.ascontiguousarray(picked_vectors(x, picks)[0].T[:, :, None])
 
     def places(self, y: Array, picks: Indices) -> Array:
         """The units at the picked positions."""
         return self.rows(y, picks)
-
-    def positions(self, shape: tuple[int, ...]) -> int:
-        """All axes between the first and the last."""
-        return math.prod(shape[1:-1])
 
 
 def find_scales(network: Network) -> tuple[ScaleSite, ...]:

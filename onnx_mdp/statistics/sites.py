@@ -76,11 +76,8 @@ class Site(ABC):
 
 
 @dataclass(frozen=True)
-class ProductSite(Site):
-    """MatMul or Gemm with a matrix as right operand. `scale` is what Gemm multiplies the product with."""
-
-    transposed: bool = False
-    scale: float = 1.0
+class VectorSite(Site):
+    """A site whose rows are vectors along the last axis."""
 
     @property
     def x_axis(self) -> int:
@@ -91,6 +88,18 @@ class ProductSite(Site):
     def y_axis(self) -> int:
         """The last one."""
         return -1
+
+    def positions(self, shape: tuple[int, ...]) -> int:
+        """All axes between the first and the last."""
+        return math.prod(shape[1:-1])
+
+
+@dataclass(frozen=True)
+class ProductSite(VectorSite):
+    """MatMul or Gemm with a matrix as right operand. `scale` is what Gemm multiplies the product with."""
+
+    transposed: bool = False
+    scale: float = 1.0
 
     def matrix(self, weight: Array) -> Array:
         """One group."""
@@ -103,18 +112,15 @@ class ProductSite(Site):
 
     def rows(self, x: Array, picks: Indices) -> Array:
         """Vectors along the last axis."""
-        return _picked(x, picks)
+        return picked_vectors(x, picks)
 
     def places(self, y: Array, picks: Indices) -> Array:
         """Vectors along the last axis."""
-        return _picked(y, picks)
-
-    def positions(self, shape: tuple[int, ...]) -> int:
-        """All axes between the first and the last."""
-        return math.prod(shape[1:-1])
+        return picked_vectors(y, picks)
 
 
-def _picked(values: Array, picks: Indices) -> Array:
+def picked_vectors(values: Array, picks: Indices) -> Array:
+    """Vectors along the last axis at the picked positions of every sample, in float32; (1, samples x picks, size)."""
     rows = values.reshape(len(values), -1, values.shape[-1])[:, picks].astype(np.float32, copy=False)
     return rows.reshape(1, -1, values.shape[-1])
 

@@ -128,8 +128,7 @@ def most_wanted(moment: Array, wanted: Array, *, centered: bool) -> Array:
     """
     inner = _inner(len(moment), centered=centered)
     h, g = inner @ moment @ inner.T, inner @ wanted @ inner.T
-    values, vectors = np.linalg.eigh(h)
-    values = np.maximum(values, 0) + _RIDGE * values.mean()
+    values, vectors = _spectrum(h, _RIDGE)
     root = (vectors * np.sqrt(values)) @ vectors.T
     inverse = (vectors / np.sqrt(values)) @ vectors.T
     rows = _directions(root @ g @ root) @ inverse
@@ -144,16 +143,16 @@ def balanced(left: Array, right: Array) -> Array:
     square of these. (Balanced truncation: Moore, 1981.) With what is read on the left and the matrices that read it on
     the right, the first k units are those of reduced rank regression, with nothing left to fit.
     """
-    (values, vectors), (others, directions) = _spectrum(left), _spectrum(right)
+    (values, vectors), (others, directions) = _spectrum(left, _TINY), _spectrum(right, _TINY)
     turns, sizes, _ = np.linalg.svd((vectors * np.sqrt(values)).T @ (directions * np.sqrt(others)))
     signs = np.sign(turns[np.abs(turns).argmax(axis=0), np.arange(len(turns))])
     return np.asarray(((vectors / np.sqrt(values)) @ (turns * signs) * np.sqrt(sizes)).T)
 
 
-def _spectrum(moment: Array) -> tuple[Array, Array]:
+def _spectrum(moment: Array, ridge: float) -> tuple[Array, Array]:
     """Eigenvalues, none of which is too small to divide by, and eigenvectors."""
     values, vectors = np.linalg.eigh(moment)
-    return np.maximum(values, 0) + _TINY * max(float(values.mean()), 1e-30), vectors
+    return np.maximum(values, 0) + ridge * max(float(values.mean()), 1e-30), vectors
 
 
 def _inner(width: int, *, centered: bool) -> Array:

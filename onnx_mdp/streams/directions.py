@@ -101,30 +101,30 @@ def _bases(coupling: Coupling, stream: Stream, moments: Moments, *, centered: bo
         left, right = (np.sum([moments[p] for p in _side(stream, coupling, side)], axis=0) for side in (0, 1))
         yield from map(balanced, left, right)
         return
-    places = dict.fromkeys(_places(stream, coupling))
+    places, outer = dict.fromkeys(_places(stream, coupling)), _outer(coupling, stream)
     for head in range(1 if stream.heads is None else stream.heads.size):
         found = {place: _scaled(moments[place][head]) for place in places}
         total = np.sum(list(found.values()), axis=0)
         if not stream.reads or not (refits or stream.linear):
             yield principal(total, centered=centered)
             continue
-        wanted = _wanted(coupling, stream, found, head)
+        parts = (outer[w][head] / max(float(np.sum(outer[w][head] * found[p])), 1e-30) for w, p in stream.reads.items())
+        wanted = np.sum(list(parts), axis=0)  # each matrix in proportion to what it makes of the stream
         if stream.inverse and not refits:
             yield balanced(total, wanted)
         else:  # a rotation, which magnifies no rounding, does as well where what reads it is fitted anew
             yield most_wanted(total, wanted, centered=centered)
 
 
-def _wanted(coupling: Coupling, stream: Stream, moments: Moments, head: int) -> Array:
-    """The outer product of the matrices that read a stream, each in proportion to what it makes of it."""
-    wanted = np.zeros((stream.width, stream.width))
-    for weight, place in stream.reads.items():
+def _outer(coupling: Coupling, stream: Stream) -> dict[str, Array]:
+    """The outer products of the matrices that read a stream; (heads or 1, units, units) each."""
+    found: dict[str, Array] = {}
+    for weight in stream.reads:
         axis = next(a for (name, a), before in stream.members.items() if name == weight and not before.writes)
         values = np.asarray(coupling.network.weights[weight], np.float64)
-        rows = vectors(values, coupling, (weight, axis), stream)[head]
-        outer = rows.T @ rows
-        wanted += outer / max(float(np.sum(outer * moments[place])), 1e-30)
-    return wanted
+        rows = vectors(values, coupling, (weight, axis), stream)
+        found[weight] = rows.swapaxes(1, 2) @ rows
+    return found
 
 
 def _side(stream: Stream, coupling: Coupling, side: int) -> Iterable[Member]:

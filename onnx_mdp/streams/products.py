@@ -47,8 +47,7 @@ def _inverse(places: Places, stream: Stream, pairs: Sequence[Node]) -> dict[Memb
     left, right = ([_behind(places, stream, node.inputs[side]) for node in pairs] for side in (0, 1))
     found: dict[Member, Array] = {}
     for member in stream.members:
-        terms = places.coupling.axes[member[0]]
-        every = instances(terms[member[1]], stream.factor).ravel()
+        every = _positions(places, stream, member)
         sides = [
             np.unique(np.concatenate([*(behind.get(member, []) for behind in side), []])) for side in (left, right)
         ]
@@ -61,10 +60,14 @@ def _inverse(places: Places, stream: Stream, pairs: Sequence[Node]) -> dict[Memb
 
 def _behind(places: Places, stream: Stream, tensor: str) -> dict[Member, list[int]]:
     """The positions on members that a tensor is computed from along the axis; as if of all where they are not known."""
-    pending: list[tuple[str, list[int] | None]] = [(tensor, None)]
+    pending: list[tuple[str, tuple[int, ...] | None]] = [(tensor, None)]
+    seen: set[tuple[str, tuple[int, ...] | None]] = set()
     found: dict[Member, list[int]] = {}
     while pending:
         name, positions = pending.pop()
+        if (name, positions) in seen:
+            continue
+        seen.add((name, positions))
         for member in stream.members:
             if member[0] == name:
                 every = _positions(places, stream, member)
@@ -76,7 +79,7 @@ def _behind(places: Places, stream: Stream, tensor: str) -> dict[Member, list[in
         if node.op == "Split" and node.attributes.get("axis", 0) % len(places.coupling.axes[name]) in places.axes(name):
             start = sum(places.length(other) for other in node.outputs[: node.outputs.index(name)])
             own = range(places.length(name)) if positions is None else positions
-            pending.append((node.inputs[0], [start + position for position in own]))
+            pending.append((node.inputs[0], tuple(start + position for position in own)))
         else:
             same = node.op in _SAME_PLACES
             pending += [(other, positions if same else None) for other in places.carrying(node.inputs)]

@@ -72,7 +72,7 @@ def moved(example: Example, data: st.DataObject, runtime: Runtime) -> tuple[int,
     return sum(move.operators for move in moves), outcome.cut
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [120, pytest.param(2000, marks=pytest.mark.slow)])
 def test_networks_compute_the_same(count: int, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push, "_NODE", 0)  # networks as small as these would not move for the sake of time
     outcomes: list[tuple[int, bool]] = []
@@ -85,5 +85,5 @@ def test_networks_compute_the_same(count: int, runtime: Runtime, monkeypatch: py
 
     moves_are_lossless()
     assert sum(operators > 0 for operators, _ in outcomes) >= 0.3 * count, "most selections stay where they are"
-    assert sum(operators > 5 for operators, _ in outcomes) >= count // 60, "hardly any moves far"
+    assert sum(operators > 5 for operators, _ in outcomes) >= 0.02 * count, "hardly any moves far"
     assert sum(cut for _, cut in outcomes) >= 0.3 * count, "hardly any network is cut"
