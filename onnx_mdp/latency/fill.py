@@ -7,7 +7,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import ClassVar
@@ -28,7 +28,9 @@ from onnx_mdp.runtime.base import Feeds
 Entry = tuple[RegionTable, tuple[int, ...]]
 BuildWhole = Callable[[Variant], onnx.ModelProto]
 
-_RUNS = 12
+_RUNS = (3, 12)
+_RUNS_MS = 1000.0
+_DOUBT = 6.0  # what factors of regions are drawn towards one by, in whole models; chosen on tools/bench_latency.py
 _DUEL_SECONDS = (0.4, 1.6)
 _DUEL_PRECISION = 0.01
 
@@ -112,6 +114,41 @@ class Fill(ABC):
         return Timing(ratio * self._dense_ms, duel.wall[1], duel.precision, duel.rounds)
 
     @cached_property
+    def _attribution(self) -> Attribution:
+        return Attribution(self.tables[0].maker.network, [table.region for table in self.tables])
+
+    def _measure(self, variant: Variant, *, profiled: bool) -> None:
+        """Measure a whole model, and what of its time is each region's if it is to be profiled."""
+        text = self.whole_text(variant)
+        with loadable(partial(self.build, variant)) as model:
+            whole = self._whole(model)
+            parts = {in_situ_text(text): whole, **self._parts(model, variant, whole.ms)} if profiled else {}
+        self.meter.store({**parts, text: whole})
+
+    def _parts(self, model: str | bytes, variant: Variant, ms: float) -> dict[str, Timing]:
+        """What a profiled model says of its regions: their times add up to what it takes without the profiler."""
+        fewest, most = _RUNS
+        runs = min(max(round(_RUNS_MS / max(ms, 1e-9)), fewest), most)
+        times, lost = self._attribution.times(self.meter.engine.profile((model, self.feeds), runs))
+        scale = ms / max(math.fsum(times) + lost, 1e-9)
+        gone = gone_with(self.blocks, variant.removed)
+        observed: dict[str, list[float]] = {}
+        for table, time in zip(self.tables, times, strict=True):
+            if table.region.block not in gone:
+                observed.setdefault(self._part_text(table, variant), []).append(time * scale)
+        return {text: self._merged(text, math.fsum(found) / len(found), runs) for text, found in observed.items()}
+
+    def _merged(self, text: str, ms: float, runs: int) -> Timing:
+        """The mean over all whole models that have shown this entry."""
+        before = self.meter.entry(text)
+        count = before.count if before else 0
+        mean = ((before.ms if before else 0.0) * count + ms * runs) / (count + runs)
+        return Timing(mean, mean, 0.0, count + runs)
+
+    def _part_text(self, table: RegionTable, variant: Variant) -> str:
+        return in_situ_text(table.text(table.index(variant.widths)))
+
+    @cached_property
     def _dense(self) -> str | bytes:
         return self._open.enter_context(loadable(partial(self.build, self.designs[0])))
 
@@ -140,12 +177,32 @@ class Isolated(Fill):
         for table in self.tables:
             table.read(self.meter, self.indices(table))
         for done, variant in enumerate(self.designs, 1):
-            text = self.whole_text(variant)
-            if self.meter.latency(text) is None:
-                with loadable(partial(self.build, variant)) as model:
-                    self.meter.store({text: self._whole(model)})
+            if self.meter.latency(self.whole_text(variant)) is None:
+                self._measure_or_time(variant)
             self._add_whole(variant)
             progress(len(requests) + done, total)
+        self._compare()
+
+    def _measure_or_time(self, variant: Variant) -> None:
+        """Profile a whole model where the runtime can; these tables also do without."""
+        with suppress(RuntimeBackendError):
+            self._measure(variant, profiled=self.meter.engine.profiles)
+        if self.meter.latency(self.whole_text(variant)) is None:
+            self._measure(variant, profiled=False)
+
+    def _compare(self) -> None:
+        """Learn what each region takes within the profiled models, in ratio to what it takes on its own.
+
+        On its own a region finds its weights in the cache, and its inputs in the layout it likes best.
+        """
+        for table in self.tables:
+            alone, ratios = table.table(), []
+            for variant in (whole.variant for whole in self.wholes):
+                ms = self.meter.latency(self._part_text(table, variant))
+                before = float(alone[table.index(variant.widths)])
+                if ms and before and table.region.block not in gone_with(self.blocks, variant.removed):
+                    ratios.append(math.log(ms / before))
+            table.factor = math.exp(math.fsum(ratios) / (len(ratios) + _DOUBT))
 
     def indices(self, table: RegionTable) -> Sequence[tuple[int, ...]]:
         """The entries measured before any plan is known: a coarse grid."""
@@ -184,11 +241,9 @@ class InSitu(Fill):
 
     def fill(self, progress: Progress = silent) -> None:
         """Profile every whole model whose entries are not all known."""
-        network = self.tables[0].maker.network
-        attribution = Attribution(network, [table.region for table in self.tables])
         for done, variant in enumerate(self.designs, 1):
             if self.meter.latency(in_situ_text(self.whole_text(variant))) is None:
-                self._profile(variant, attribution)
+                self._measure(variant, profiled=True)
             self._add_whole(variant)
             progress(done, len(self.designs))
         self._read()
@@ -196,26 +251,6 @@ class InSitu(Fill):
     def refine(self, entries: Sequence[Entry]) -> bool:
         """Single entries cannot be measured within a whole model: the fit between the profiled ones stands."""
         return False
-
-    def _profile(self, variant: Variant, attribution: Attribution) -> None:
-        """Profile one whole model; its kernels' times add up to what the model takes without the profiler."""
-        with loadable(partial(self.build, variant)) as model:
-            whole = self._whole(model)
-            times, lost = attribution.times(self.meter.engine.profile((model, self.feeds), _RUNS))
-        scale = whole.ms / max(math.fsum(times) + lost, 1e-9)
-        observed: dict[str, list[float]] = {}
-        for table, time in zip(self.tables, times, strict=True):
-            observed.setdefault(in_situ_text(table.text(table.index(variant.widths))), []).append(time * scale)
-        timings = {key: self._merged(key, math.fsum(found) / len(found)) for key, found in observed.items()}
-        text = self.whole_text(variant)
-        self.meter.store({**timings, text: whole, in_situ_text(text): whole})
-
-    def _merged(self, key: str, ms: float) -> Timing:
-        """The mean over all whole models that have shown this entry."""
-        before = self.meter.entry(key)
-        count = before.count if before else 0
-        mean = ((before.ms if before else 0.0) * count + ms * _RUNS) / (count + _RUNS)
-        return Timing(mean, mean, 0.0, count + _RUNS)
 
     def _read(self) -> None:
         for table in self.tables:

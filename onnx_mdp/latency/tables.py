@@ -84,7 +84,8 @@ class PieceMaker:
 class RegionTable:
     """The latency of one region over the levels of its variables.
 
-    `levels` holds the widths of each variable, ascending. `known` maps level indices to milliseconds.
+    `levels` holds the widths of each variable, ascending. `known` maps level indices to milliseconds as measured,
+    `factor` is what these are worth within a whole model.
     """
 
     region: Region
@@ -94,6 +95,7 @@ class RegionTable:
 
     def __post_init__(self) -> None:
         self.known: dict[tuple[int, ...], float] = {}
+        self.factor = 1.0
         self._texts: dict[tuple[int, ...], str] = {}
 
     def coarse(self) -> list[tuple[int, ...]]:
@@ -121,7 +123,7 @@ class RegionTable:
 
     def table(self) -> Table:
         """Milliseconds for every combination of levels; a region that cannot be timed counts nothing."""
-        return complete(self.levels, self.known)
+        return self.factor * complete(self.levels, self.known)
 
     def index(self, widths: Widths) -> tuple[int, ...]:
         """The entry nearest to the widths of the groups."""
