@@ -12,7 +12,16 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 from onnx_mdp.errors import ExternalDataError, ModelError, NotOnnxError
 from onnx_mdp.graph.check import Signature, checkable, parameter_count, signature
 from onnx_mdp.graph.contrib import in_standard_domain
-from onnx_mdp.graph.weights import PROTOBUF_LIMIT, is_big, is_large, model_bytes, refer, stored_bytes, weight_bytes
+from onnx_mdp.graph.weights import (
+    PROTOBUF_LIMIT,
+    is_big,
+    is_large,
+    model_bytes,
+    refer,
+    stored_bytes,
+    structure,
+    weight_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Source:
         signature: its inputs and outputs.
         parameters: number of floating point parameters.
         size: bytes of the model with its weights.
+        structure: hash of all but the numbers in its weights.
     """
 
     name: str
@@ -36,6 +46,7 @@ class Source:
     signature: tuple[Signature, Signature]
     parameters: int
     size: int
+    structure: str
 
 
 def load(model: str | Path | onnx.ModelProto) -> tuple[Source, onnx.ModelProto]:
@@ -78,7 +89,8 @@ def _source(
     if not known and (problem := _problem(checkable(proto).SerializeToString())):
         raise ModelError(f"{name}: not valid ONNX: {problem}")
     size = model_bytes(proto) if external else path.stat().st_size if path else len(reference)
-    return Source(name, reference, path, external, signature(proto), parameter_count(proto), size), proto
+    counts = parameter_count(proto), size, structure(proto)
+    return Source(name, reference, path, external, signature(proto), *counts), proto
 
 
 def _read(path: Path) -> bytes:

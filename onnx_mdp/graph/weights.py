@@ -7,8 +7,9 @@ Small models hold all of their weights.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ PROTOBUF_LIMIT = 2**31 - 1
 LARGE = 1 << 30
 # Bytes from which a weight of a large model stays in its file. Vectors never do: many are copied and merged again.
 _BIG = 1 << 16
+# Bytes up to which numbers count as part of a model's structure: they may be factors of a resize.
+_FEW = 64
 # Bits of an element of the types whose elements share bytes; the newest of them are not in every onnx.
 _PACKED = {"FLOAT4E2M1": 4, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6, "INT2": 2, "INT4": 4, "UINT2": 2, "UINT4": 4}
 _BITS = {elem: _PACKED[name] for name, elem in onnx.TensorProto.DataType.items() if name in _PACKED}
@@ -116,6 +119,20 @@ def with_weights(model: onnx.ModelProto, weights: Iterable[onnx.TensorProto]) ->
     copy.graph.CopyFrom(onnx.GraphProto(**_fields(model.graph, "initializer")))
     copy.graph.initializer.extend(weights)
     return copy
+
+
+def structure(model: onnx.ModelProto) -> str:
+    """A hash of all of a model but the numbers in its weights: what its latency depends on."""
+    digest = hashlib.sha256()
+
+    def described() -> Iterator[onnx.TensorProto]:
+        for tensor in model.graph.initializer:
+            yield onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            if tensor.data_type not in FLOATS or stored_bytes(tensor) <= _FEW:
+                digest.update(repr(array(tensor).tolist()).encode())
+
+    digest.update(with_weights(model, described()).SerializeToString(deterministic=True))
+    return digest.hexdigest()[:32]
 
 
 def _fields(message: Any, but: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from onnx_mdp.pipeline.constraints import Constraints, check_constraints, find_c
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, exact_runtime, first_feeds, prepare
-from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.stopwatch import Comparison, Memory, Stopwatch
 from onnx_mdp.pipeline.streams import are_opened, check_streams, open_streams
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
@@ -236,15 +236,15 @@ class Planner:
         finally:
             engine.close()
 
-    def stopwatch(self, case: Case, engine: Engine) -> Stopwatch:
-        """Compares whole models with the one given."""
-        return Stopwatch(engine, case.source.reference, case.feeds, self.precision)
+    def stopwatch(self, case: Case, engine: Engine, meter: Meter | None = None) -> Stopwatch:
+        """Compares whole models with the one given; a meter keeps what is found."""
+        memory = Memory(meter, case.source.structure, case.feeds) if meter else None
+        return Stopwatch(engine, case.source.reference, case.feeds, self.precision, memory)
 
     def dense(self, case: Case, engine: Engine, stopwatch: Stopwatch, whole: onnx.ModelProto) -> Comparison:
         """The model as given against the same rewritten with nothing cut."""
-        check_table(self.search.lut, engine.fingerprint, self.listener)
         with self.clock.stage("measure"):
-            dense = stopwatch.compare(whole)
+            dense = stopwatch.anew(whole)
         self.listener.note(f"dense: {dense.dense_ms:.3g} ms on {engine.fingerprint}")
         if stopwatch.note:
             self.warn(stopwatch.note)
@@ -256,6 +256,7 @@ class Planner:
     @contextmanager
     def meter(self, engine: Engine) -> Iterator[Meter]:
         """Measures pieces, through the latency table of the engine's device."""
+        check_table(self.search.lut, engine.fingerprint, self.listener)
         with closing(LatencyTable(self.search.lut or default_path(), engine.fingerprint)) as lut:
             yield Meter(engine, lut, self.precision)
 

@@ -11,7 +11,6 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 from onnx_mdp.config import PruneOptions
-from onnx_mdp.engine.base import Engine
 from onnx_mdp.errors import BudgetError, EvaluationError
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.save import check_writable, save_model, write_text
@@ -222,20 +221,14 @@ class Pruner(Planner):
             return search_several(self, case, budget, self.further)
         if self.options.lut_device is not None:
             return self._foreseen(case, budget, self.options.lut_device)
-        with self.engine(case) as engine:
-            stopwatch = self.stopwatch(case, engine)
+        with self.engine(case) as engine, self.meter(engine) as meter:
+            stopwatch = self.stopwatch(case, engine, meter)
             whole = case.whole()
             dense = self.dense(case, engine, stopwatch, whole)
             del whole
             lowest = min(dense.dense_ms, dense.pruned_ms)
             if budget.spent(lowest, dense.dense_ms) <= 1 and case.constraints.allow_dense():
                 return self._uncut(case, budget, dense)
-            return self._searched(case, budget, stopwatch, dense, engine)
-
-    def _searched(
-        self, case: Case, budget: LatencyBudget, stopwatch: Stopwatch, dense: Comparison, engine: Engine
-    ) -> Outcome:
-        with self.meter(engine) as meter:
             outcome = self._planned(case, self._ground(case, meter, stopwatch, dense), budget)
         if outcome.reason:
             spent = budget.spent(outcome.measured.pruned_ms, outcome.measured.dense_ms)
@@ -277,15 +270,14 @@ class Pruner(Planner):
 
     def _dropped(self, case: Case, judge: Judge, drop: Drop) -> Outcome:
         """Fill the latency table, then search the fastest plan that is accurate enough after recovery."""
-        with self.engine(case) as engine:
-            stopwatch = self.stopwatch(case, engine)
+        with self.engine(case) as engine, self.meter(engine) as meter:
+            stopwatch = self.stopwatch(case, engine, meter)
             dense = self.dense(case, engine, stopwatch, case.whole())
-            with self.meter(engine) as meter:
-                on = self._ground(case, meter, stopwatch, dense)
-                solver = self.options.solver
-                fastest = FrontierSearch(on.program, on.tables.fill, on.correction, dense.ratio, solver).reach()
-                search = DropSearch(self, case, judge, drop, dense, partial(self._recovered, case, on))
-                outcome = search.run(fastest)
+            on = self._ground(case, meter, stopwatch, dense)
+            solver = self.options.solver
+            fastest = FrontierSearch(on.program, on.tables.fill, on.correction, dense.ratio, solver).reach()
+            search = DropSearch(self, case, judge, drop, dense, partial(self._recovered, case, on))
+            outcome = search.run(fastest)
             self._warn_of_noise(outcome, stopwatch)
         return outcome
 

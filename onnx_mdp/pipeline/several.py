@@ -68,9 +68,10 @@ def search_several(
 def _place(opened: ExitStack, option: str, budget: LatencyBudget, planner: Planner, case: Case) -> Place:
     """A place with its engine, and the dense model measured there."""
     engine = opened.enter_context(planner.engine(case))
-    stopwatch = planner.stopwatch(case, engine)
+    meter = opened.enter_context(planner.meter(engine))
+    stopwatch = planner.stopwatch(case, engine, meter)
     dense = planner.dense(case, engine, stopwatch, case.whole())
-    return Place(option, budget, case, engine, opened.enter_context(planner.meter(engine)), stopwatch, dense)
+    return Place(option, budget, case, engine, meter, stopwatch, dense)
 
 
 def _is_met(place: Place) -> bool:

@@ -1,17 +1,27 @@
-"""Compares a pruned model with the dense one: both in one process, run in turn, so drift hits both alike."""
+"""Compares a pruned model with the dense one: both in one process, run in turn, so drift hits both alike.
+
+Comparisons are kept in the latency table like all that is measured, so that a search which measured nothing new is
+repeated to the last bit. What a result rests on is measured again each time: the table counts only if that agrees.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
-from onnx_mdp.engine.base import Engine
+import onnx
+
+from onnx_mdp.engine.base import Engine, Timing
 from onnx_mdp.graph.external import Loadable, loadable
+from onnx_mdp.graph.weights import structure
+from onnx_mdp.latency.measure import Meter
 from onnx_mdp.runtime.base import Feeds
 
 _BUSY = 1.05  # wall over the runtime's own clock beyond which a run was disturbed
 _SECONDS = (0.8, 5.0)
 BRIEF = (0.8, 2.5)  # for what is measured again before it counts
+_DRIFT = 0.01  # between a comparison and the same one before, beyond which the older one no longer counts
+_ANEW, _CONFIRMED = "as the dense one", "in two processes"
 _SHARPER = 4  # whole models are compared this much more precisely than table entries: they decide
 
 
@@ -40,28 +50,108 @@ class Comparison:
         return replace(self, pruned_ms=self.dense_ms, pruned_wall_ms=self.dense_wall_ms)
 
 
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """Comparisons with one dense model as rows of a latency table: two each, one a model.
+
+    Attributes:
+        meter: keeps them.
+        dense: the dense model's structure.
+        feeds: the inputs of both models.
+    """
+
+    meter: Meter
+    dense: str
+    feeds: Feeds
+
+    def recall(self, model: onnx.ModelProto, kind: str) -> Comparison | None:
+        """The comparison of a kind with a model, if there is one."""
+        dense, pruned = (self.meter.entry(text) for text in self._texts(model, kind))
+        if dense is None or pruned is None:
+            return None
+        clock = "wall" if dense.ms == dense.wall_ms else "cpu"
+        return Comparison(dense.ms, pruned.ms, dense.wall_ms, pruned.wall_ms, clock, pruned.spread)
+
+    def keep(self, model: onnx.ModelProto, kind: str, found: Comparison) -> None:
+        """Keep a comparison of a kind with a model."""
+        pairs = ((found.dense_ms, found.dense_wall_ms), (found.pruned_ms, found.pruned_wall_ms))
+        timings = (Timing(ms, wall_ms, found.precision, 1) for ms, wall_ms in pairs)
+        self.meter.store(dict(zip(self._texts(model, kind), timings, strict=True)))
+
+    def _texts(self, model: onnx.ModelProto, kind: str) -> tuple[str, str]:
+        sizes = ",".join(str(list(array.shape)) for array in self.feeds.values())
+        text = f"whole model {structure(model)} in turn with {self.dense}, {kind}, {sizes}"
+        return f"{text}: the latter", f"{text}: the former"
+
+
 class Stopwatch:
     """Times models against one dense model on one set of inputs.
 
     After a comparison, `note` is what the user should know about how the dense model is run.
+
+    Args:
+        engine: where they run.
+        dense: what a runtime loads of the dense model.
+        feeds: the inputs.
+        precision: that of table entries, as a share.
+        memory: keeps comparisons, if given.
     """
 
-    def __init__(self, engine: Engine, dense: str | bytes, feeds: Feeds, precision: float) -> None:
+    def __init__(
+        self, engine: Engine, dense: str | bytes, feeds: Feeds, precision: float, memory: Memory | None = None
+    ) -> None:
         self._engine = engine
         self._dense = dense
         self._feeds = feeds
+        self._memory = memory
         self.note = ""
         self.precision = precision / _SHARPER
+
+    def anew(self, pruned: Loadable) -> Comparison:
+        """Compare, even if it was done before; but what was found then counts, unless this contradicts it."""
+        model = pruned() if callable(pruned) else pruned
+        fresh = self._compared(model, _SECONDS)
+        if known := self._agreed(model, _ANEW, fresh):
+            return known
+        self._keep(model, _ANEW, fresh)
+        return fresh
 
     def confirm(self, pruned: Loadable, before: Comparison) -> Comparison:
         """Compare again in a new process; the geometric mean of the two ratios counts, on the second one's clock."""
         self._engine.renew()
-        again = self.compare(pruned)
+        model = pruned() if callable(pruned) else pruned
+        again = self._compared(model, _SECONDS)
+        if known := self._agreed(model, _CONFIRMED, again):
+            return known
         ratio = math.sqrt(before.ratio * again.ratio)
-        return replace(again, pruned_ms=ratio * again.dense_ms, precision=max(before.precision, again.precision))
+        found = replace(again, pruned_ms=ratio * again.dense_ms, precision=max(before.precision, again.precision))
+        self._keep(model, _CONFIRMED, found)
+        return found
 
     def compare(self, pruned: Loadable, seconds: tuple[float, float] = _SECONDS) -> Comparison:
         """Alternate the two models until their ratio is known well enough, or for as long as may be spent."""
+        model = pruned() if callable(pruned) else pruned
+        kind = f"up to {seconds[1]:g} s"
+        known = self._memory.recall(model, kind) if self._memory else None
+        if known is None:
+            known = self._compared(model, seconds)
+            self._keep(model, kind, known)
+        return known
+
+    def _keep(self, model: onnx.ModelProto, kind: str, found: Comparison) -> None:
+        if self._memory:
+            self._memory.keep(model, kind, found)
+
+    def _agreed(self, model: onnx.ModelProto, kind: str, fresh: Comparison) -> Comparison | None:
+        """What was found before, if a fresh comparison agrees with it; in today's milliseconds if these differ."""
+        known = self._memory.recall(model, kind) if self._memory else None
+        if known is None or abs(math.log(fresh.ratio / known.ratio)) > _DRIFT:
+            return None
+        if abs(math.log(fresh.dense_ms / known.dense_ms)) <= _DRIFT:
+            return known
+        return replace(fresh, pruned_ms=known.ratio * fresh.dense_ms, precision=known.precision)
+
+    def _compared(self, pruned: Loadable, seconds: tuple[float, float]) -> Comparison:
         with loadable(pruned) as model:
             duel = self._engine.duel((self._dense, self._feeds), (model, self._feeds), seconds, self.precision)
         self.note = duel.note
