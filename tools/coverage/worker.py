@@ -114,7 +114,8 @@ def _opened(network: Network, feeds: Sequence[Feeds], runtime: Runtime) -> Turne
     for rotates in (True, False):
         turned = turn(network, runtime, inputs, rotates=rotates)
         try:
-            prove_same(network, network.model, turned.coupling.network.model, runtime, next(louder(feeds)))
+            for scaled in louder(feeds):  # any of which the cut may be proven on
+                prove_same(network, network.model, turned.coupling.network.model, runtime, scaled)
         except ProofError:
             continue
         return turned
