@@ -131,7 +131,6 @@ def test_heavy_packages_have_one_home(package: str) -> None:
             "pipeline/stages.py",
             "pipeline/apply.py",
             "pipeline/reporting.py",
-            "pipeline/stopwatch.py",
             "verify/oracle.py",
         ),
         *(

@@ -31,7 +31,7 @@ PROTOBUF_LIMIT = 2**31 - 1
 LARGE = 1 << 30
 # Bytes from which a weight of a large model stays in its file. Vectors never do: many are copied and merged again.
 _BIG = 1 << 16
-# Bytes up to which numbers count as part of a model's structure: they may be factors of a resize.
+# Bytes up to which any numbers count as part of a model's structure, as sizes and indices do: they may scale a resize.
 _FEW = 64
 # Bits of an element of the types whose elements share bytes; the newest of them are not in every onnx.
 _PACKED = {"FLOAT4E2M1": 4, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6, "INT2": 2, "INT4": 4, "UINT2": 2, "UINT4": 4}
@@ -128,7 +128,7 @@ def structure(model: onnx.ModelProto) -> str:
     def described() -> Iterator[onnx.TensorProto]:
         for tensor in model.graph.initializer:
             yield onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            if tensor.data_type not in FLOATS or stored_bytes(tensor) <= _FEW:
+            if tensor.data_type == onnx.TensorProto.INT64 or 0 < stored_bytes(tensor) <= _FEW:
                 digest.update(repr(array(tensor).tolist()).encode())
 
     digest.update(with_weights(model, described()).SerializeToString(deterministic=True))

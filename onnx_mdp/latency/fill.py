@@ -181,7 +181,7 @@ class Isolated(Fill):
                 self._measure_or_time(variant)
             self._add_whole(variant)
             progress(len(requests) + done, total)
-        self._compare()
+        self.compare()
 
     def _measure_or_time(self, variant: Variant) -> None:
         """Profile a whole model where the runtime can; these tables also do without."""
@@ -190,7 +190,7 @@ class Isolated(Fill):
         if self.meter.latency(self.whole_text(variant)) is None:
             self._measure(variant, profiled=False)
 
-    def _compare(self) -> None:
+    def compare(self) -> None:
         """Learn what each region takes within the profiled models, in ratio to what it takes on its own.
 
         On its own a region finds its weights in the cache, and its inputs in the layout it likes best.

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import onnx
-
 from onnx_mdp.engine.base import Engine, Timing
 from onnx_mdp.graph.external import Loadable, loadable
 from onnx_mdp.graph.weights import structure
@@ -64,23 +62,23 @@ class Memory:
     dense: str
     feeds: Feeds
 
-    def recall(self, model: onnx.ModelProto, kind: str) -> Comparison | None:
-        """The comparison of a kind with a model, if there is one."""
+    def recall(self, model: str, kind: str) -> Comparison | None:
+        """The comparison of a kind with a model of this structure, if there is one."""
         dense, pruned = (self.meter.entry(text) for text in self._texts(model, kind))
         if dense is None or pruned is None:
             return None
         clock = "wall" if dense.ms == dense.wall_ms else "cpu"
         return Comparison(dense.ms, pruned.ms, dense.wall_ms, pruned.wall_ms, clock, pruned.spread)
 
-    def keep(self, model: onnx.ModelProto, kind: str, found: Comparison) -> None:
-        """Keep a comparison of a kind with a model."""
+    def keep(self, model: str, kind: str, found: Comparison) -> None:
+        """Keep a comparison of a kind with a model of this structure."""
         pairs = ((found.dense_ms, found.dense_wall_ms), (found.pruned_ms, found.pruned_wall_ms))
         timings = (Timing(ms, wall_ms, found.precision, 1) for ms, wall_ms in pairs)
         self.meter.store(dict(zip(self._texts(model, kind), timings, strict=True)))
 
-    def _texts(self, model: onnx.ModelProto, kind: str) -> tuple[str, str]:
+    def _texts(self, model: str, kind: str) -> tuple[str, str]:
         sizes = ",".join(str(list(array.shape)) for array in self.feeds.values())
-        text = f"whole model {structure(model)} in turn with {self.dense}, {kind}, {sizes}"
+        text = f"whole model {model} in turn with {self.dense}, {kind}, {sizes}"
         return f"{text}: the latter", f"{text}: the former"
 
 
@@ -109,40 +107,35 @@ class Stopwatch:
 
     def anew(self, pruned: Loadable) -> Comparison:
         """Compare, even if it was done before; but what was found then counts, unless this contradicts it."""
-        model = pruned() if callable(pruned) else pruned
-        fresh = self._compared(model, _SECONDS)
-        if known := self._agreed(model, _ANEW, fresh):
-            return known
-        self._keep(model, _ANEW, fresh)
-        return fresh
+        model, fresh = self._structure(pruned), self._compared(pruned, _SECONDS)
+        return self._agreed(model, _ANEW, fresh) or self._kept(model, _ANEW, fresh)
 
     def confirm(self, pruned: Loadable, before: Comparison) -> Comparison:
         """Compare again in a new process; the geometric mean of the two ratios counts, on the second one's clock."""
         self._engine.renew()
-        model = pruned() if callable(pruned) else pruned
-        again = self._compared(model, _SECONDS)
+        model, again = self._structure(pruned), self._compared(pruned, _SECONDS)
         if known := self._agreed(model, _CONFIRMED, again):
             return known
         ratio = math.sqrt(before.ratio * again.ratio)
         found = replace(again, pruned_ms=ratio * again.dense_ms, precision=max(before.precision, again.precision))
-        self._keep(model, _CONFIRMED, found)
-        return found
+        return self._kept(model, _CONFIRMED, found)
 
     def compare(self, pruned: Loadable, seconds: tuple[float, float] = _SECONDS) -> Comparison:
         """Alternate the two models until their ratio is known well enough, or for as long as may be spent."""
-        model = pruned() if callable(pruned) else pruned
-        kind = f"up to {seconds[1]:g} s"
+        model, kind = self._structure(pruned), f"up to {seconds[1]:g} s"
         known = self._memory.recall(model, kind) if self._memory else None
-        if known is None:
-            known = self._compared(model, seconds)
-            self._keep(model, kind, known)
-        return known
+        return known or self._kept(model, kind, self._compared(pruned, seconds))
 
-    def _keep(self, model: onnx.ModelProto, kind: str, found: Comparison) -> None:
+    def _structure(self, model: Loadable) -> str:
+        """What a comparison is kept under; the model itself is not held, as a large one is then made again."""
+        return structure(model() if callable(model) else model) if self._memory else ""
+
+    def _kept(self, model: str, kind: str, found: Comparison) -> Comparison:
         if self._memory:
             self._memory.keep(model, kind, found)
+        return found
 
-    def _agreed(self, model: onnx.ModelProto, kind: str, fresh: Comparison) -> Comparison | None:
+    def _agreed(self, model: str, kind: str, fresh: Comparison) -> Comparison | None:
         """What was found before, if a fresh comparison agrees with it; in today's milliseconds if these differ."""
         known = self._memory.recall(model, kind) if self._memory else None
         if known is None or abs(math.log(fresh.ratio / known.ratio)) > _DRIFT:

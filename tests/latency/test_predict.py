@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,9 +17,12 @@ from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.latency.attribute import Attribution
 from onnx_mdp.latency.correct import Correction, Sums
 from onnx_mdp.latency.design import Variant, orthogonal, orthogonal_array, uniform
+from onnx_mdp.latency.fill import Isolated, Whole, in_situ_text
 from onnx_mdp.latency.interpolate import complete
-from onnx_mdp.latency.levels import Floor, Grid, group_levels
+from onnx_mdp.latency.levels import Floor, Grid, group_levels, sum_levels
+from onnx_mdp.latency.measure import Meter
 from onnx_mdp.latency.regions import find_regions
+from onnx_mdp.latency.tables import RegionTable, make_tables
 from onnx_mdp.pipeline.tabulate import whole_builder
 from onnx_mdp.runtime.base import Kernel, Runtime
 from tests.conftest import MODELS, analysis_of
@@ -128,3 +133,35 @@ def test_correction_learns_slope_and_blocks_and_knows_how_sure_it_is() -> None:
     assert near.deviation / near.share < far.deviation / far.share
     learned.add(Sums(5, 5), 1.05 * truth(Sums(5, 5)))
     assert learned.predict(Sums(5.02, 5.02)).share > 1.01 * truth(Sums(5.02, 5.02)), "a round corrects its neighbors"
+
+
+class Profiled:
+    """Stands where a meter stands: regions take twice as long within whole models as on their own."""
+
+    def __init__(self, tables: Sequence[RegionTable]) -> None:
+        self.known = {in_situ_text(t.text(index)): 2 * ms for t in tables for index, ms in t.known.items()}
+
+    def latency(self, text: str) -> float | None:
+        return self.known.get(text)
+
+
+def test_isolated_tables_learn_what_regions_take_within_whole_models(cnn: Path) -> None:
+    """The more whole models say so, the more it counts; of a block that is gone, nothing is said."""
+    analysis = analysis_of(cnn)
+    regions = find_regions(analysis)
+    levels = group_levels(analysis, Grid(16, 16), Floor())
+    tables = make_tables(analysis, regions, levels, sum_levels(regions, levels, Grid(16, 16)))
+    for table in tables:
+        table.known = dict.fromkeys(table.coarse(), 1.0)
+    fill = Isolated(cast(Meter, Profiled(tables)), tables, levels, analysis.blocks, whole_builder(analysis), {})
+    fill.wholes = [Whole(variant, 1.0) for variant in fill.designs[:1]]
+    fill.compare()
+    assert [table.factor for table in tables] == pytest.approx([2 ** (1 / 7)] * len(tables))
+    gone = analysis.blocks[0].name
+    fill.wholes += [Whole(Variant(fill.designs[0].widths, (gone,)), 1.0)]
+    for table in tables:
+        table.factor = 1.0
+    fill.compare()
+    for table in tables:
+        assert table.factor == pytest.approx(2 ** (1 / 7 if table.region.block == gone else 2 / 8))
+    assert tables[0].table().max() == pytest.approx(tables[0].factor)
