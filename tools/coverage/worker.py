@@ -17,7 +17,7 @@ from coverage.memory import PeakMemory
 from coverage.proof import Proven, VacuousError, louder, proven_cut
 from coverage.record import EXACT, FAILED, LEFT_ALONE, Record
 from coverage.warm import warm_up
-from onnx_mdp.errors import MdpError, ProofError
+from onnx_mdp.errors import MdpError, ProofError, RuntimeBackendError
 from onnx_mdp.graph.check import parameter_count
 from onnx_mdp.graph.load import Source, load
 from onnx_mdp.graph.macs import node_macs
@@ -114,12 +114,26 @@ def _opened(network: Network, feeds: Sequence[Feeds], runtime: Runtime) -> Turne
     for rotates in (True, False):
         turned = turn(network, runtime, inputs, rotates=rotates)
         try:
-            for scaled in louder(feeds):  # any of which the cut may be proven on
+            for scaled in _bearable(network, feeds, runtime):  # any of which the cut may be proven on
                 prove_same(network, network.model, turned.coupling.network.model, runtime, scaled)
         except ProofError:
             continue
         return turned
     return turn(network, runtime, {}, rotates=False, selects=())
+
+
+def _bearable(network: Network, feeds: Sequence[Feeds], runtime: Runtime) -> Iterator[Sequence[Feeds]]:
+    """The input sets, louder and louder until the network does not run: a detector that finds nothing may not."""
+    session = runtime.open(network.model.SerializeToString())
+    for number, scaled in enumerate(louder(feeds)):
+        try:
+            for one in scaled:
+                session.run(one)
+        except RuntimeBackendError:
+            if not number:
+                raise
+            return
+        yield scaled
 
 
 def _describe(record: Record, analysis: Analysis) -> None:
