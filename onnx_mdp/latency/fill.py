@@ -21,7 +21,7 @@ from onnx_mdp.graph.external import loadable
 from onnx_mdp.groups.blocks import Block, gone_with, parent_blocks
 from onnx_mdp.latency.attribute import Attribution
 from onnx_mdp.latency.design import Variant, orthogonal, uniform
-from onnx_mdp.latency.measure import Meter, Progress, silent
+from onnx_mdp.latency.measure import Meter, Progress, silent, sizes_text
 from onnx_mdp.latency.tables import RegionTable
 from onnx_mdp.runtime.base import Feeds
 
@@ -88,8 +88,8 @@ class Fill(ABC):
         gone = gone_with(self.blocks, variant.removed)
         kept = [table for table in self.tables if table.region.block not in gone]
         texts = "\n".join(table.text(table.index(variant.widths)) for table in kept)
-        sizes = ",".join(str(list(array.shape)) for array in self.feeds.values())
-        return f"whole model of {len(kept)} regions {hashlib.sha256(texts.encode()).hexdigest()[:32]} {sizes}"
+        digest = hashlib.sha256(texts.encode()).hexdigest()[:32]
+        return f"whole model of {len(kept)} regions {digest} {sizes_text(self.feeds)}"
 
     def _add_whole(self, variant: Variant) -> None:
         ms = self.meter.latency(self.whole_text(variant))
@@ -256,7 +256,7 @@ class InSitu(Fill):
         for table in self.tables:
             for variant in self.designs:
                 index = table.index(variant.widths)
-                ms = self.meter.latency(in_situ_text(table.text(index)))
+                ms = self.meter.latency(self._part_text(table, variant))
                 if ms is not None:
                     table.known[index] = ms
 

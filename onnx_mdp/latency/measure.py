@@ -27,6 +27,11 @@ def silent(done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
+def sizes_text(feeds: Mapping[str, Array]) -> str:
+    """The shapes of inputs as they stand in the canonical text of a whole model."""
+    return ",".join(str(list(array.shape)) for array in feeds.values())
+
+
 class Meter:
     """Times models on an engine, through a latency table: what is in the table is never timed again.
 

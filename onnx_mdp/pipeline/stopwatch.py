@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from onnx_mdp.engine.base import Engine, Timing
 from onnx_mdp.graph.external import Loadable, loadable
 from onnx_mdp.graph.weights import structure
-from onnx_mdp.latency.measure import Meter
+from onnx_mdp.latency.measure import Meter, sizes_text
 from onnx_mdp.runtime.base import Feeds
 
 _BUSY = 1.05  # wall over the runtime's own clock beyond which a run was disturbed
@@ -77,8 +77,7 @@ class Memory:
         self.meter.store(dict(zip(self._texts(model, kind), timings, strict=True)))
 
     def _texts(self, model: str, kind: str) -> tuple[str, str]:
-        sizes = ",".join(str(list(array.shape)) for array in self.feeds.values())
-        text = f"whole model {model} in turn with {self.dense}, {kind}, {sizes}"
+        text = f"whole model {model} in turn with {self.dense}, {kind}, {sizes_text(self.feeds)}"
         return f"{text}: the latter", f"{text}: the former"
 
 
