@@ -164,6 +164,7 @@ def turn(
     selected = spell(model, before.network, results)
     if not (streams or selected):
         return Turned(before, {}, marks, {}, fixed)
+    del before  # or both would be in memory
     coupling = couple(read_network(model, network.inputs))
     marks = frozenset(_renamed(coupling.network, marks))
     turned = Turned(coupling, {}, marks, {}, fixed, selected, bridged)

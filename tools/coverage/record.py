@@ -25,8 +25,8 @@ class Record:
         parameters_left, macs_left: shares left after halving every group.
         proof: largest relative error of both variants against the masked original; `tolerance` what is allowed.
         compared: `outputs`, or `before selection` where only those tensors agree (see `coverage.proof`).
-        seconds: CPU time of loading and analysis; `memory` its peak over the model's size and
-            `memory_bytes` the peak, see `coverage.memory`.
+        seconds: CPU time of loading and analysis, streams opened or not, whichever takes longer.
+        memory_bytes: peak memory of loading and analysis (see `coverage.memory`); `opened_bytes` with streams opened.
         bytes: the model's size.
         freezes: parameters that no group shrinks, by what locks them.
         unknown: nodes without a rule, by operator; `refused` those that a rule refused, by operator and reason.
@@ -51,8 +51,8 @@ class Record:
     tolerance: float | None = None
     compared: str = ""
     seconds: float = 0.0
-    memory: float = 0.0
     memory_bytes: int = 0
+    opened_bytes: int = 0
     bytes: int = 0
     freezes: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from onnx_mdp.graph.macs import node_macs
 from onnx_mdp.graph.network import Network, read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.shapes import Shape
-from onnx_mdp.groups.find import Analysis
+from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.groups.share import lock_reasons, prunable_share
 from onnx_mdp.lossless.push import move_up
 from onnx_mdp.pipeline.stages import read_inputs
@@ -90,20 +90,23 @@ def _feeds(file: Path) -> list[Feeds]:
 def _analyze(record: Record, path: Path, shapes: dict[str, Shape], runtime: Runtime) -> tuple[Source, Network]:
     """Load and analyze as `prune` does, with the CPU time and the memory that takes; streams are not rotated yet.
 
-    CPU time, because several workers share the machine; after a first analysis, as what that loads is no model's.
+    CPU time, because several workers share the machine; after a first analysis, as what that loads is no model's. Memory
+    is taken before streams are opened as well: that makes a second network, which is no part of finding groups.
     """
     warm_up()
     peak, started = PeakMemory(), time.process_time()
     source, model = load(path)
     normalize(model, shapes)
     network, moved = move_up(read_network(model, shapes))
+    loaded = time.process_time()
+    analyze(network)
+    record.memory_bytes = peak.bytes()
+    analyzed = time.process_time()
     turn(network, runtime, {}, rotates=False).analysis()
-    record.seconds = time.process_time() - started
-    rise = peak.bytes()
+    record.seconds = loaded - started + max(analyzed - loaded, time.process_time() - analyzed)
+    record.opened_bytes = peak.bytes()
     saved = sum(one.macs for one in moved)
     record.macs_lossless = saved / max(saved + sum(node_macs(network).values()), 1)
-    record.memory = rise / record.bytes
-    record.memory_bytes = rise
     return source, network
 
 
