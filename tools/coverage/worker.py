@@ -90,8 +90,8 @@ def _feeds(file: Path) -> list[Feeds]:
 def _analyze(record: Record, path: Path, shapes: dict[str, Shape], runtime: Runtime) -> tuple[Source, Network]:
     """Load and analyze as `prune` does, with the CPU time and the memory that takes; streams are not rotated yet.
 
-    CPU time, because several workers share the machine; after a first analysis, as what that loads is no model's. Memory
-    is taken before streams are opened as well: that makes a second network, which is no part of finding groups.
+    CPU time, because several workers share the machine; after a first analysis, as what that loads is no model's.
+    Memory is taken before streams are opened, too: that makes a second network, which is no part of finding groups.
     """
     warm_up()
     peak, started = PeakMemory(), time.process_time()
