@@ -41,7 +41,7 @@ class JointTrial:
     Attributes:
         sums: what its table entries add up to, at each place.
         spent: the part of each budget that its measured latency uses.
-        confirmed: whether two processes have measured it at each place.
+        confirmed: whether several processes have measured it at each place.
     """
 
     answer: Answer
@@ -194,7 +194,7 @@ class JointLoop:
         return [side.place.budget.spent(found.pruned_ms, found.dense_ms) for side, found in pairs]
 
     def _confirmed(self, trial: JointTrial) -> JointTrial:
-        """The trial as measured in two processes at every place, in place of the one measured in one."""
+        """The trial as measured in several processes at every place, in place of the one measured in one."""
         if trial.confirmed:
             return trial
         pairs = zip(self.sides, trial.measured, strict=True)

@@ -53,7 +53,7 @@ class Trial:
         table_ms: what its table entries add up to.
         predicted: share of the given model's latency that was expected before it was measured.
         spent: part of the budget that its measured latency uses.
-        confirmed: whether two processes have measured it.
+        confirmed: whether several processes have measured it.
     """
 
     answer: Answer
@@ -240,7 +240,7 @@ class Loop:
         return answer
 
     def _confirmed(self, trial: Trial) -> Trial:
-        """The trial as measured in two processes, in place of the one that was measured in one."""
+        """The trial as measured in several processes, in place of the one that was measured in one."""
         if trial.confirmed:
             return trial
         measured = self.stopwatch.confirm(self._builder(trial.plan), trial.measured)

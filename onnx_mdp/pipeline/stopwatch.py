@@ -7,6 +7,8 @@ repeated to the last bit. What a result rests on is measured again each time: th
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnx_mdp.engine.base import Engine, Timing
@@ -19,7 +21,9 @@ _BUSY = 1.05  # wall over the runtime's own clock beyond which a run was disturb
 _SECONDS = (0.8, 5.0)
 BRIEF = (0.8, 2.5)  # for what is measured again before it counts
 _DRIFT = 0.01  # between a comparison and the same one before, beyond which the older one no longer counts
-_ANEW, _CONFIRMED = "as the dense one", "in two processes"
+_ANEW, _CONFIRMED = "as the dense one", "in several processes"
+_SURE = 0.005  # standard error of the mean of several processes' ratios that will do
+_PROCESSES = 6  # at most, of one confirmation
 _SHARPER = 4  # whole models are compared this much more precisely than table entries: they decide
 
 
@@ -110,14 +114,22 @@ class Stopwatch:
         return self._agreed(model, _ANEW, fresh) or self._kept(model, _ANEW, fresh)
 
     def confirm(self, pruned: Loadable, before: Comparison) -> Comparison:
-        """Compare again in a new process; the geometric mean of the two ratios counts, on the second one's clock."""
-        self._engine.renew()
-        model, again = self._structure(pruned), self._compared(pruned, _SECONDS)
-        if known := self._agreed(model, _CONFIRMED, again):
-            return known
-        ratio = math.sqrt(before.ratio * again.ratio)
-        found = replace(again, pruned_ms=ratio * again.dense_ms, precision=max(before.precision, again.precision))
-        return self._kept(model, _CONFIRMED, found)
+        """Compare again in new processes: in one, and in further ones for as long as they contradict each other.
+
+        What memory a process is given, and what its neighbors leave it of the caches, is its own for as long as it
+        lives. The median of all ratios counts, of two their geometric mean, on the last one's clock.
+        """
+        model, ratios = self._structure(pruned), [before.ratio]
+        precision = before.precision
+        while len(ratios) < 2 or (len(ratios) < _PROCESSES and _error(ratios) > _SURE):
+            self._engine.renew()
+            again = self._compared(pruned, _SECONDS)
+            if len(ratios) == 1 and (known := self._agreed(model, _CONFIRMED, again)):
+                return known
+            ratios.append(again.ratio)
+            precision = max(precision, again.precision)
+        ratio = math.exp(statistics.median(map(math.log, ratios)))
+        return self._kept(model, _CONFIRMED, replace(again, pruned_ms=ratio * again.dense_ms, precision=precision))
 
     def compare(self, pruned: Loadable, seconds: tuple[float, float] = _SECONDS) -> Comparison:
         """Alternate the two models until their ratio is known well enough, or for as long as may be spent."""
@@ -153,3 +165,8 @@ class Stopwatch:
         else:
             dense, ratio, clock = duel.wall[0], duel.wall_ratio, "wall"
         return Comparison(dense, ratio * dense, *duel.wall, clock, duel.precision)
+
+
+def _error(ratios: Sequence[float]) -> float:
+    """The standard error of the mean of two or more ratios, as a share of it."""
+    return statistics.stdev(map(math.log, ratios)) / math.sqrt(len(ratios))
