@@ -2,7 +2,8 @@
 
     python tools/bench_budget.py                       # all real models, writes bench_budget.json
     python tools/bench_budget.py vit_tiny digits_cnn   # some of them
-    python tools/bench_budget.py --busy                # beside a process that keeps one core busy
+    python tools/bench_budget.py --busy compute        # beside a process that keeps one core busy
+    python tools/bench_budget.py --busy memory         # beside one that also fills the caches that cores share
 
 Each result is written to a file; then a fresh process runs it in turn with the dense model and compares the ratio with
 the budget. All budgets share one latency table, which the first of them fills.
@@ -90,13 +91,25 @@ def again(dense: Path, pruned: Path) -> tuple[float, float]:
     return duel.busy_ratio, duel.precision
 
 
-def spin() -> None:
-    """Keep a core and its caches busy."""
+def compute() -> None:
+    """Keep a core busy with products of matrices that its own cache holds."""
+    import numpy as np
+
+    values = np.full((256, 256), 1 / 256)
+    while True:
+        values = values @ values
+
+
+def stream() -> None:
+    """Keep a core busy, and with it the caches and the memory that all cores share."""
     import numpy as np
 
     values = np.ones(1 << 21)
     while True:
         values = values * 1.0000001
+
+
+NEIGHBORS = {"compute": compute, "memory": stream}
 
 
 def shown(row: Row) -> tuple[str, ...]:
@@ -119,11 +132,11 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="*", default=MODELS, help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--busy", action="store_true", help="beside a process that keeps one core busy")
+    parser.add_argument("--busy", choices=NEIGHBORS, help="beside a process that keeps one core, or memory, busy")
     parser.add_argument("--json", type=Path, default=Path("bench_budget.json"))
     arguments = parser.parse_args()
     sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "shared" / "real"))
-    neighbor = multiprocessing.Process(target=spin, daemon=True)
+    neighbor = multiprocessing.Process(target=NEIGHBORS.get(arguments.busy), daemon=True)
     if arguments.busy:
         neighbor.start()
     rows = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 _WATCHED_SECONDS = 0.05
@@ -11,31 +12,45 @@ _WATCHED_SECONDS = 0.05
 
 def pin(threads: int) -> None:
     """Move all threads of this process to the `threads` cores that were least busy just now, where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = _least_busy(threads)
-    for task in os.listdir("/proc/self/task") if cores else []:
+    move(places(threads)[0])
+
+
+def move(cores: Iterable[int]) -> None:
+    """Move all threads of this process to some cores; where there are none to name, they stay where they are."""
+    chosen = set(cores)
+    for task in os.listdir("/proc/self/task") if chosen else []:
         try:
-            os.sched_setaffinity(int(task), cores)
+            os.sched_setaffinity(int(task), chosen)
         except OSError:  # the thread ended, or the container forbids it: measuring unpinned is only noisier
             continue
 
 
-def _least_busy(threads: int) -> set[int]:
-    """CPUs by the time they idled over a short while, the first of each core before its siblings."""
-    allowed = _allowed()
-    if len(allowed) <= threads:
-        return allowed
+def places(threads: int, most: int = 1) -> list[tuple[int, ...]]:
+    """Sets of `threads` cores that share none, the least busy first; at most `most` of them, and at least one.
+
+    Cores come by the time they idled over a short while, the first hardware thread of each before its siblings. One
+    empty set where the system does not say.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return [()]
+    order = _by_idling(_allowed())
+    count = min(most, len(order) // threads)
+    return [tuple(order[i * threads : (i + 1) * threads]) for i in range(count)] or [tuple(order)]
+
+
+def _by_idling(cores: set[int]) -> list[int]:
+    if len(cores) <= 1:
+        return list(cores)
     before = _idle()
     time.sleep(_WATCHED_SECONDS)
     after = _idle()
-    idled = {cpu: after.get(cpu, 0) - before.get(cpu, 0) for cpu in allowed}
-    order = sorted(allowed, key=lambda cpu: (-sum(idled.get(other, 0) for other in _siblings(cpu)), -idled[cpu], cpu))
-    chosen: list[int] = []
+    idled = {cpu: after.get(cpu, 0) - before.get(cpu, 0) for cpu in cores}
+    order = sorted(cores, key=lambda cpu: (-sum(idled.get(other, 0) for other in _siblings(cpu)), -idled[cpu], cpu))
+    first: list[int] = []
     for cpu in order:
-        if not any(other in chosen for other in _siblings(cpu)):
-            chosen.append(cpu)
-    return set((chosen + [cpu for cpu in order if cpu not in chosen])[:threads])
+        if not any(other in first for other in _siblings(cpu)):
+            first.append(cpu)
+    return first + [cpu for cpu in order if cpu not in first]
 
 
 _ALLOWED: set[int] = set()
