@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _WATCHED_SECONDS = 0.05
@@ -23,6 +24,16 @@ def move(cores: Iterable[int]) -> None:
             os.sched_setaffinity(int(task), chosen)
         except OSError:  # the thread ended, or the container forbids it: measuring unpinned is only noisier
             continue
+
+
+@contextmanager
+def moved_back() -> Iterator[None]:
+    """Where this process may run is afterwards what it was."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    try:
+        yield
+    finally:
+        move(before)
 
 
 def places(threads: int, most: int = 1) -> list[tuple[int, ...]]:

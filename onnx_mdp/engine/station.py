@@ -12,23 +12,18 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_mdp.engine import pinning
 from onnx_mdp.engine.base import Asked, Duel, Facts, Failure, Model, Timing
+from onnx_mdp.engine.turns import Samples, fastest, turns
 from onnx_mdp.errors import RuntimeBackendError
 from onnx_mdp.graph.sample import matmul_chain
 from onnx_mdp.runtime.base import Kernel, RuntimeSpec, Session
 from onnx_mdp.runtime.registry import open_runtime
-from onnx_mdp.runtime.timing import alternate, sample
+from onnx_mdp.runtime.timing import sample
 
 _CANARY_WIDTH = 96
 _CANARY_PASSES = 9
-_PLACES = 4  # cores, or sets of as many as a session has threads, that a pair is run on
-_FASTEST = 0.25  # of the turns of a pair count
-_LEAST = 12  # turns of a pair
-
-Samples = NDArray[np.float64]
 
 
 class Station:
@@ -56,42 +51,27 @@ class Station:
         return [found if isinstance(found, Failure) else next(timings) for found in opened]
 
     def duel(self, first: Model, second: Model, seconds: tuple[float, float], precision: float) -> Duel:
-        """Run two models in turn until their ratio is known to `precision`; the first stays loaded for the next.
-
-        They go from core to core, and the fastest turns count: what shares a core's caches with others from outside,
-        which no system tells, slows a model of 0.5 ms by half and another one less.
-        """
+        """Run two models in turn until their ratio is known to `precision`; the first stays loaded for the next."""
         if self._first is None or self._first[0] != first[0]:
             self._first = first[0], self.runtime.open(first[0])
             self._first[1].bind(first[1])
         other = self.runtime.open(second[0])
         other.bind(second[1])
         pair = [self._first[1], other]
-        samples, spent, reached = self._turns(pair, seconds[0]), seconds[0], 1.0
-        while (reached := _precision(self._best(samples)[1])) > precision and spent < seconds[1]:
-            samples = np.concatenate([samples, self._turns(pair, seconds[0])], axis=1)
+        samples, spent = turns(pair, self.runtime.threads, seconds[0]), seconds[0]
+        while (reached := self._reached(samples)) > precision and spent < seconds[1]:
+            samples = np.concatenate([samples, turns(pair, self.runtime.threads, seconds[0])], axis=1)
             spent += seconds[0]
-        chosen, _ = self._best(samples)
-        (wall_a, busy_a), (wall_b, busy_b) = np.median(chosen, axis=1).tolist()
-        wall_ratio, busy_ratio = np.median(_ratios(chosen), axis=1).tolist()
+        best = fastest(samples, self._clock)
+        (wall_a, busy_a), (wall_b, busy_b) = np.median(best, axis=1).tolist()
+        wall_ratio, busy_ratio = np.median(_ratios(best), axis=1).tolist()
         return Duel(
             (wall_a, wall_b), (busy_a, busy_b), wall_ratio, busy_ratio, reached, samples.shape[1], self._first[1].note
         )
 
-    def _turns(self, pair: Sequence[Session], seconds: float) -> Samples:
-        """Turns on several cores, about `seconds` in all: shape (model, turn, clock), milliseconds."""
-        found, places = [], pinning.places(self.runtime.threads, _PLACES)
-        for place in places:
-            pinning.move(place)
-            found.append(np.array(alternate(pair, seconds / len(places), _LEAST // len(places))))
-        return np.concatenate(found, axis=1)
-
-    def _best(self, samples: Samples) -> tuple[Samples, Samples]:
-        """The fastest turns by the clock to trust, both models taken together; and their ratios by that clock."""
-        product = samples[0, :, self._clock] * samples[1, :, self._clock]
-        count = max(round(_FASTEST * len(product)), _LEAST // 2)
-        chosen = samples[:, np.argsort(product, kind="stable")[:count]]
-        return chosen, _ratios(chosen)[self._clock]
+    def _reached(self, samples: Samples) -> float:
+        """How well turns tell the ratio."""
+        return _precision(_ratios(fastest(samples, self._clock))[self._clock])
 
     def profile(self, model: Model, runs: int) -> list[Kernel]:
         """The kernels of a model, timed over some runs."""

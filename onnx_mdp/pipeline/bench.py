@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_mdp.config import BenchOptions
+from onnx_mdp.engine.turns import fastest, turns
 from onnx_mdp.errors import OptionError
 from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.load import load
@@ -15,13 +16,13 @@ from onnx_mdp.graph.shapes import input_shapes
 from onnx_mdp.quantities import parse_shapes
 from onnx_mdp.runtime.base import RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
-from onnx_mdp.runtime.timing import alternate
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One model: median wall and CPU milliseconds, interquartile range over median, ratio to the first, bytes.
+    """One model: wall and CPU milliseconds, interquartile range over these, ratio to the first, bytes.
 
+    Milliseconds are medians of the fastest quarter of turns (`onnx_mdp.engine.turns`), the range is that of all.
     `note` says where the runtime leaves nodes to the CPU.
 
     `ratio` compares CPU time where the runtime's is the latency, which at one thread it mostly is, and wall time else.
@@ -56,10 +57,10 @@ def bench(models: tuple[str | Path, ...], options: BenchOptions | None = None) -
         session.bind(random_feeds(proto, shapes, 0))
         sessions.append(session)
         sources.append(source)
-    samples = np.array(alternate(sessions, options.seconds * len(sessions)))
-    medians = np.median(samples, axis=1)
-    low, high = np.percentile(samples[:, :, 0], (25, 75), axis=1)
+    samples = turns(sessions, options.threads, options.seconds * len(sessions))
     clock = 1 if runtime.trusts_busy else 0
+    medians = np.median(fastest(samples, clock), axis=1)
+    low, high = np.percentile(samples[:, :, 0], (25, 75), axis=1)
     return [
         BenchRow(
             model=source.name,
