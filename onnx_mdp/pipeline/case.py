@@ -34,7 +34,7 @@ from onnx_mdp.pipeline.constraints import Constraints, check_constraints, find_c
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, exact_runtime, first_feeds, prepare
-from onnx_mdp.pipeline.stopwatch import Comparison, Memory, Stopwatch
+from onnx_mdp.pipeline.stopwatch import BRIEF, Comparison, Memory, Stopwatch
 from onnx_mdp.pipeline.streams import are_opened, check_streams, open_streams
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
@@ -162,6 +162,9 @@ class Planner:
         with self.clock.stage("analyze"):
             shapes = parse_shapes(options.shape)
             prepared = prepare(proto, shapes, inputs, self.reading, lossless=options.lossless)
+        if prepared.moved and not self._is_faster(prepared, source, runtime):
+            prepared = prepared.unmoved(load(model)[1])
+        with self.clock.stage("analyze"):
             network, samples = prepared.network, prepared.inputs
             for text in samples.notes if samples else ():
                 self.warn(text)
@@ -176,6 +179,20 @@ class Planner:
         score = cache(partial(self._scores, analysis, fit, held, positions, prover(runtime)))
         feeds = first_feeds(network, samples, options.seed)
         return Case(model, source, prepared, turned, analysis, fit, held, positions, score, runtime, feeds, constraints)
+
+    def _is_faster(self, prepared: Prepared, source: Source, runtime: Runtime) -> bool:
+        """Whether the model measures faster with its selections moved up; yes where nothing is measured."""
+        if self.search.lut_device is not None:
+            return True
+        feeds = first_feeds(prepared.network, prepared.inputs, self.search.seed)
+        with self.clock.stage("measure"), self.engine(runtime.fingerprint) as engine, self.meter(engine) as meter:
+            memory = Memory(meter, source.structure, feeds)
+            stopwatch = Stopwatch(engine, source.reference, feeds, self.precision, memory)
+            ratio = stopwatch.compare(prepared.network.model, BRIEF).ratio
+        if ratio >= 1:
+            moved = ", ".join(one.name for one in prepared.moved)
+            self.warn(f"{moved}: not moved up, as the model measures {ratio:.3g} times its latency with that")
+        return ratio < 1
 
     def _turned(self, network: Network, inputs: Inputs | None, runtime: Runtime) -> Turned | None:
         """The network with its normalized streams made cuttable; None where that is not wanted or none can be."""
@@ -225,9 +242,9 @@ class Planner:
             return calibrate(analysis, scores, held, runtime, self.effort, mend, self.listener.step)
 
     @contextmanager
-    def engine(self, case: Case) -> Iterator[Engine]:
-        """Where measurements run."""
-        engine = open_engine(self.spec, self.search.cluster, case.runtime.fingerprint)
+    def engine(self, like: Fingerprint) -> Iterator[Engine]:
+        """Where measurements run: on a cluster, preferably on devices like one."""
+        engine = open_engine(self.spec, self.search.cluster, like)
         self.device = engine.fingerprint
         try:
             for text in engine.warnings:

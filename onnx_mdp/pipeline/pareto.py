@@ -117,7 +117,7 @@ class _Pareto(Planner):
             if borrowed.absent:
                 self.warn(f"{len(borrowed.absent)} table entries that plans rest on are not in the table: interpolated")
         else:
-            with self.engine(case) as engine, self.meter(engine) as meter:
+            with self.engine(case.runtime.fingerprint) as engine, self.meter(engine) as meter:
                 dense = self.dense(case, engine, self.stopwatch(case, engine, meter), case.whole())
                 found = self._found(case, meter, dense)
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}

@@ -202,7 +202,7 @@ class Pruner(Planner):
             multiple = self.options.multiple or 1
             plan = uniform_plan(case.analysis, order, ratio, least, multiple)
             model = case.cut(plan)
-        with self.clock.stage("measure"), self.engine(case) as engine:
+        with self.clock.stage("measure"), self.engine(case.runtime.fingerprint) as engine:
             stopwatch = self.stopwatch(case, engine)
             measured = stopwatch.compare(case.finished(plan, model))
         if stopwatch.note:
@@ -221,7 +221,7 @@ class Pruner(Planner):
             return search_several(self, case, budget, self.further)
         if self.options.lut_device is not None:
             return self._foreseen(case, budget, self.options.lut_device)
-        with self.engine(case) as engine, self.meter(engine) as meter:
+        with self.engine(case.runtime.fingerprint) as engine, self.meter(engine) as meter:
             stopwatch = self.stopwatch(case, engine, meter)
             whole = case.whole()
             dense = self.dense(case, engine, stopwatch, whole)
@@ -270,7 +270,7 @@ class Pruner(Planner):
 
     def _dropped(self, case: Case, judge: Judge, drop: Drop) -> Outcome:
         """Fill the latency table, then search the fastest plan that is accurate enough after recovery."""
-        with self.engine(case) as engine, self.meter(engine) as meter:
+        with self.engine(case.runtime.fingerprint) as engine, self.meter(engine) as meter:
             stopwatch = self.stopwatch(case, engine, meter)
             dense = self.dense(case, engine, stopwatch, case.whole())
             on = self._ground(case, meter, stopwatch, dense)
@@ -327,7 +327,7 @@ class Pruner(Planner):
         if meter.absent:
             self.warn(f"{len(meter.absent)} table entries that plans rested on are not in the table: interpolated")
         device = self.device
-        with self.engine(case) as engine:
+        with self.engine(case.runtime.fingerprint) as engine:
             here = self.stopwatch(case, engine).compare(model)
             place = str(engine.fingerprint)
         self.device = device

@@ -67,7 +67,7 @@ def search_several(
 
 def _place(opened: ExitStack, option: str, budget: LatencyBudget, planner: Planner, case: Case) -> Place:
     """A place with its engine, and the dense model measured there."""
-    engine = opened.enter_context(planner.engine(case))
+    engine = opened.enter_context(planner.engine(case.runtime.fingerprint))
     meter = opened.enter_context(planner.meter(engine))
     stopwatch = planner.stopwatch(case, engine, meter)
     dense = planner.dense(case, engine, stopwatch, case.whole())

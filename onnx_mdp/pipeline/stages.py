@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ class Prepared:
         saved = sum(moved.macs for moved in self.moved)
         total = sum(node_macs(self.network).values()) + saved
         return {"moved": [asdict(moved) for moved in self.moved], "macs_saved": saved, "macs_total": total}
+
+    def unmoved(self, model: onnx.ModelProto) -> Prepared:
+        """The same from the model as it was given, with nothing moved; it is brought into normal form in place."""
+        normalize(model, self.network.inputs)
+        return replace(self, network=read_network(model, self.network.inputs), moved=())
 
 
 def prepare(

@@ -18,6 +18,7 @@ from onnx_mdp.graph.network import Network, read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.lossless.push import Moved, move_up
+from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.runtime.base import Runtime
 from onnx_mdp.verify.oracle import FP32_TOLERANCE, relative_error
 
@@ -179,6 +180,16 @@ def test_an_axis_merged_with_the_batch_is_selected_before_it_is_merged(
     network, moves = moved(model)
     assert [move.operators for move in moves] == [6]
     assert_equal(model, network, runtime, batch=3)
+
+
+def test_what_measures_slower_is_not_moved(vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Comparison(2.0, 2.1, 2.0, 2.1, "cpu", 0.001)
+    monkeypatch.setattr(Stopwatch, "compare", lambda *_: found)
+    result = onnx_mdp.prune(vit, ratio="50%", lut=tmp_path / "lut.sqlite", force=True)
+    assert not result.report.lossless["moved"]
+    assert any("node_select: not moved up" in text for text in result.report.warnings)
+    plain = onnx_mdp.prune(vit, ratio="50%", lossless=False, force=True)
+    assert result.model.SerializeToString() == plain.model.SerializeToString()
 
 
 def test_prune_reports_what_moved_and_apply_repeats_it(vit: Path, tmp_path: Path) -> None:
