@@ -17,6 +17,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,10 +25,13 @@ import onnx
 from bench_real import source
 from rich.console import Console
 
-import onnx_mdp
+from onnx_mdp.config import PruneOptions
 from onnx_mdp.engine.local import LocalEngine
 from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.shapes import input_shapes
+from onnx_mdp.pipeline.listener import Listener
+from onnx_mdp.pipeline.prune import Pruner
+from onnx_mdp.report.facts import Report
 from onnx_mdp.report.text import table
 from onnx_mdp.runtime.base import RuntimeSpec
 
@@ -55,16 +59,21 @@ class Row:
     reason: str
 
 
-def run(name: str, percent: int, folder: Path) -> Row:
-    """Prune a model to a share of its latency and measure the result in a fresh process."""
+def run(name: str, folder: Path) -> Iterator[Row]:
+    """Prune a model to shares of its latency and measure each result in a fresh process."""
     path, inputs = source(name)
-    output = folder / f"{name}-{percent}.onnx"
-    started = time.perf_counter()
-    lut = folder / "lut.sqlite"
-    report = onnx_mdp.prune(path, inputs=inputs, latency=f"{percent}%", lut=lut, output=output, threads=1).report
-    seconds = time.perf_counter() - started
-    ratio, precision = again(path, output)
-    share = percent / 100
+    case = None
+    for percent in BUDGETS:
+        output = folder / f"{name}-{percent}.onnx"
+        options = PruneOptions(latency=f"{percent}%", lut=folder / "lut.sqlite", output=output)
+        started, pruner = time.perf_counter(), Pruner(options, Listener())
+        case = case or pruner.start(path, inputs)  # which depends on no budget
+        report = pruner.finish(case).report
+        yield _row(name, percent, report, time.perf_counter() - started, again(path, output))
+
+
+def _row(name: str, percent: int, report: Report, seconds: float, measured: tuple[float, float]) -> Row:
+    (ratio, precision), share = measured, percent / 100
     return Row(
         model=name,
         budget=f"{percent}%",
@@ -142,9 +151,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
-            for percent in BUDGETS:
-                rows.append(run(name, percent, Path(folder)))
-                print(*shown(rows[-1]), file=sys.stderr, flush=True)
+            for row in run(name, Path(folder)):
+                rows.append(row)
+                print(*shown(row), file=sys.stderr, flush=True)
     columns = ("model", "budget", "used %", "again %", "0.97-1.00", "rounds", "predicted %", "s", "why not closer")
     Console(width=150).print(table("", columns, map(shown, rows)))
     cut = [row for row in rows if row.rounds]  # what meets a budget with nothing cut has nothing to come closer with
