@@ -48,6 +48,22 @@ class Scores:
     unit: str = "relative error"
 
 
+def blurred(scores: Scores, deviation: float, rng: np.random.Generator) -> Scores:
+    """The scores with the damage of every group and block multiplied by a factor drawn at random, one in the middle.
+
+    Args:
+        scores: any.
+        deviation: standard deviation of the factors' logarithms.
+        rng: draws them.
+    """
+    names = dict.fromkeys(curve.group for curve in scores.curves)
+    factors = dict(zip(names, np.exp(deviation * rng.standard_normal(len(names))), strict=True))
+    curves = tuple(replace(curve, damage=factors[curve.group] * curve.damage) for curve in scores.curves)
+    drawn = np.exp(deviation * rng.standard_normal(len(scores.removal)))
+    removal = {name: float(f * damage) for f, (name, damage) in zip(drawn, scores.removal.items(), strict=True)}
+    return replace(scores, curves=curves, removal=removal)
+
+
 class Scorer(ABC):
     """Turns groups and blocks into scores. `needs_inputs` says whether calibration inputs are required."""
 

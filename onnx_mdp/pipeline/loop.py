@@ -10,15 +10,18 @@ by a part of its own, which nothing but measuring it tells. The search ends when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self
 
+import numpy as np
 import onnx
 
 from onnx_mdp.errors import BudgetError, SolverError
 from onnx_mdp.graph.edit import rewrite
+from onnx_mdp.importance.base import blurred
 from onnx_mdp.latency.correct import Correction, Prediction, Sums
 from onnx_mdp.latency.fill import Entry, Fill
 from onnx_mdp.pipeline.listener import Listener
@@ -40,6 +43,7 @@ _NEARBY = (0.97, 1.03)
 _BESIDE = (0.995, 1.005, 0.99, 1.01, 0.98, 1.02)  # table budgets whose plans are measured beside the one aimed at
 _TOGETHER = 3  # plans a round
 _RISK = 0.03  # of the budget is given up rather than to end so near that another process may measure more than it
+_DOUBT = 0.15  # standard deviation of the logarithm of damage, where other plans are looked for
 _FAR = 0.02  # predicted this far from what is aimed at, a plan is not worth measuring
 
 
@@ -168,7 +172,8 @@ class Loop:
             BudgetError: the fastest plan of all was measured, and nothing meets the budget.
         """
         table_ms, answer = self._aimed(table_ms)
-        if not answer.levels:
+        feasible = bool(answer.levels)
+        if not feasible:
             answer = self._solve(self.program.fastest)
             if self._known(answer) and all(trial.spent > 1 for trial in self.trials):
                 raise self._unreachable()
@@ -176,8 +181,28 @@ class Loop:
         if self.trials:
             near = [self._solve(partial(self.program.problem, share * table_ms)) for share in _BESIDE]
             found += sorted((other for other in near if self._is_near(other)), key=self._off)
+        if not found and feasible:
+            found = sorted(self._unsure(table_ms, answer), key=self._off)
         found = [other for i, other in enumerate(found) if not any(other.is_same_plan(before) for before in found[:i])]
         return found[:_TOGETHER]
+
+    def _unsure(self, table_ms: float, least: Answer) -> Iterator[Answer]:
+        """Plans near a table budget that would be those of least damage if damage were a little other than it is.
+
+        Only those that do less damage than every plan that surely met the budget; `least` is that of least damage.
+        """
+        rng, sure = np.random.default_rng(len(self.trials)), _LENIENT[1]
+        allowed = min((trial.answer.objective for trial in self.trials if trial.spent <= sure), default=math.inf)
+        for share in (1.0, *_BESIDE):
+            program = replace(self.program, scores=blurred(self.program.scores, _DOUBT, rng))
+            answer = self._answer(program.problem(share * table_ms))
+            if not answer.levels:
+                continue
+            if self._refine(self.program.entries(answer)):
+                self.program.refresh()
+            damage = self.program.damage_of(answer)
+            if damage < allowed and self._is_near(answer):
+                yield replace(answer, objective=damage, bound=min(damage, least.bound))
 
     def _is_near(self, answer: Answer) -> bool:
         return bool(answer.levels) and not self._known(answer) and self._off(answer) <= _FAR

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from onnx_mdp.divergence import Divergence
 from onnx_mdp.errors import OptionError
 from onnx_mdp.groups.find import Analysis
-from onnx_mdp.importance.base import Curve, Scores
+from onnx_mdp.importance.base import Curve, Scores, blurred
 from onnx_mdp.importance.currency import Effort, _finer, calibrate, find_effort, scaled, split_inputs
 from onnx_mdp.importance.registry import make_scorer
 from onnx_mdp.inputs.base import Inputs, InputSpec
@@ -255,3 +255,19 @@ def test_only_groups_that_a_half_cut_ruins_are_tried_at_larger_widths() -> None:
     found[f"{ruined.name}={last}"] = 4.0
     assert _finer(analysis, {**widths, ruined.name: [last]}, found) == {}
     assert set(names) >= {ruined.name}
+
+
+def test_blurred_damage_is_off_by_one_factor_a_group_and_block() -> None:
+    damage = np.array([4.0, 2.0, 1.0, 0.0])
+    curves = tuple(Curve(f"group {i % 40}", "block" if i > 39 else None, damage) for i in range(80))
+    scores = Scores({}, curves, {f"block {i}": 1.0 for i in range(40)})
+    found = blurred(scores, 0.15, np.random.default_rng(3))
+    factors = [curve.damage[:3] / damage[:3] for curve in found.curves]
+    assert all(
+        factor.std() < 1e-12 and curve.damage[3] == 0 for factor, curve in zip(factors, found.curves, strict=True)
+    )
+    by_group = np.array([factor[0] for factor in factors])
+    assert np.array_equal(by_group[:40], by_group[40:])
+    drawn = np.log([*by_group[:40], *found.removal.values()])
+    assert 0.1 < drawn.std() < 0.2
+    assert abs(drawn.mean()) < 0.06

@@ -17,8 +17,12 @@ from onnx_mdp.config import ApplyOptions
 from onnx_mdp.errors import BudgetError, NothingToPruneError, OptionError, OutputError, ProofError
 from onnx_mdp.graph.check import signature
 from onnx_mdp.graph.edit import Edits
+from onnx_mdp.pipeline import loop
 from onnx_mdp.pipeline.listener import Listener
+from onnx_mdp.pipeline.loop import Loop, Trial
 from onnx_mdp.pipeline.prune import PruneResult
+from onnx_mdp.pipeline.stopwatch import Comparison
+from onnx_mdp.solve.problem import Answer
 from tests.conftest import MODELS, build_model
 
 
@@ -186,6 +190,29 @@ def test_a_search_that_measures_nothing_new_is_repeated_to_the_last_bit(
     assert not any(found[first:])
     assert len({run.model.SerializeToString() for run in runs[first:]}) == 1
     assert first < 3, found
+
+
+def test_other_plans_are_those_of_damage_that_is_a_little_off(
+    cnn: Path, lut: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no plan of least damage lies near the budget: new ones of less damage than what surely meets it."""
+    monkeypatch.setattr(loop, "_FAR", 0.1)
+    run, looked = Loop.run, list[Answer]()
+
+    def and_looked(self: Loop, dense: Comparison) -> Trial:
+        trial = run(self, dense)
+        allowed = min(other.answer.objective for other in self.trials if other.spent <= 0.995)
+        for answer in self._unsure(1.04 * trial.table_ms, trial.answer):
+            assert answer.bound <= answer.objective < allowed
+            assert answer.objective == pytest.approx(self.program.damage_of(answer))
+            assert not any(other.answer.is_same_plan(answer) for other in self.trials)
+            looked.append(answer)
+        return trial
+
+    monkeypatch.setattr(Loop, "run", and_looked)
+    for budget in ("70%", "60%", "50%"):
+        onnx_mdp.prune(cnn, latency=budget, lut=lut)
+    assert looked
 
 
 def test_options_shape_the_plan(cnn: Path, lut: Path) -> None:
