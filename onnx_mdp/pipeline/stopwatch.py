@@ -19,6 +19,7 @@ from onnx_mdp.runtime.base import Feeds
 
 _BUSY = 1.05  # wall over the runtime's own clock beyond which a run was disturbed
 _SECONDS = (0.8, 5.0)
+_CAREFUL = (1.6, 6.4)
 BRIEF = (0.8, 2.5)  # for what is measured again before it counts
 _DRIFT = 0.01  # between a comparison and the same one before, beyond which the older one no longer counts
 _ANEW, _CONFIRMED = "as the dense one", "in several processes"
@@ -120,19 +121,16 @@ class Stopwatch:
         """Compare again in new processes: in one, and in further ones for as long as they contradict each other.
 
         What memory a process is given, and what its neighbors leave it of the caches, is its own for as long as it
-        lives. The median of all ratios counts, of two their geometric mean, on the last one's clock.
+        lives. The fastest one counts, both models taken together: it was disturbed least.
         """
-        model, ratios = self._structure(pruned), [before.ratio]
-        precision = before.precision
-        while len(ratios) < 2 or (len(ratios) < _PROCESSES and _error(ratios) > _SURE):
+        model, found = self._structure(pruned), [before]
+        while len(found) < 2 or (len(found) < _PROCESSES and _error(found) > _SURE):
             self._engine.renew()
-            again = self._compared(pruned, _SECONDS)
-            if len(ratios) == 1 and (known := self._agreed(model, _CONFIRMED, again)):
+            again = self._compared(pruned, _CAREFUL)
+            if len(found) == 1 and (known := self._agreed(model, _CONFIRMED, again)):
                 return known
-            ratios.append(again.ratio)
-            precision = max(precision, again.precision)
-        ratio = math.exp(statistics.median(map(math.log, ratios)))
-        return self._kept(model, _CONFIRMED, replace(again, pruned_ms=ratio * again.dense_ms, precision=precision))
+            found.append(again)
+        return self._kept(model, _CONFIRMED, min(found, key=_product))
 
     def compare(self, pruned: Loadable, seconds: tuple[float, float] = _SECONDS) -> Comparison:
         """Alternate the two models until their ratio is known well enough, or for as long as may be spent."""
@@ -168,7 +166,7 @@ class Stopwatch:
             for _ in range(_TRIES):
                 if found.dense_ms <= _SLOWER * self._fastest_ms:
                     break
-                found = min(found, self._duel(model, seconds), key=lambda one: one.dense_ms * one.pruned_ms)
+                found = min(found, self._duel(model, seconds), key=_product)
         calm = found.dense_ms <= _SLOWER * self._fastest_ms
         self._fastest_ms = min(found.dense_ms, self._fastest_ms) if calm else found.dense_ms
         return found
@@ -184,6 +182,10 @@ class Stopwatch:
         return Comparison(dense, ratio * dense, *duel.wall, clock, duel.precision)
 
 
-def _error(ratios: Sequence[float]) -> float:
+def _error(found: Sequence[Comparison]) -> float:
     """The standard error of the mean of two or more ratios, as a share of it."""
-    return statistics.stdev(map(math.log, ratios)) / math.sqrt(len(ratios))
+    return statistics.stdev(math.log(one.ratio) for one in found) / math.sqrt(len(found))
+
+
+def _product(one: Comparison) -> float:
+    return one.dense_ms * one.pruned_ms
