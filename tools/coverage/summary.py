@@ -61,8 +61,8 @@ def row(record: Record) -> tuple[str, ...]:
         _percent(record.macs_left) if ran else "-",
         f"{record.proof:.0e}" if record.proof is not None else "-",
         f"{record.seconds:.2f}",
-        f"{record.memory_bytes / record.bytes:.1f}x",
-        f"{record.opened_bytes / record.bytes:.1f}x",
+        f"{record.memory_bytes / max(record.bytes, 1):.1f}x",
+        f"{record.opened_bytes / max(record.bytes, 1):.1f}x",
     )
 
 
