@@ -186,9 +186,7 @@ class Planner:
             return True
         feeds = first_feeds(prepared.network, prepared.inputs, self.search.seed)
         with self.clock.stage("measure"), self.engine(runtime.fingerprint) as engine, self.meter(engine) as meter:
-            memory = Memory(meter, source.structure, feeds)
-            stopwatch = Stopwatch(engine, source.reference, feeds, self.precision, memory)
-            ratio = stopwatch.compare(prepared.network.model, BRIEF).ratio
+            ratio = self._stopwatch(source, feeds, engine, meter).compare(prepared.network.model, BRIEF).ratio
         if ratio >= 1:
             moved = ", ".join(one.name for one in prepared.moved)
             self.warn(f"{moved}: not moved up, as the model measures {ratio:.3g} times its latency with that")
@@ -255,8 +253,11 @@ class Planner:
 
     def stopwatch(self, case: Case, engine: Engine, meter: Meter | None = None) -> Stopwatch:
         """Compares whole models with the one given; a meter keeps what is found."""
-        memory = Memory(meter, case.source.structure, case.feeds) if meter else None
-        return Stopwatch(engine, case.source.reference, case.feeds, self.precision, memory)
+        return self._stopwatch(case.source, case.feeds, engine, meter)
+
+    def _stopwatch(self, source: Source, feeds: Feeds, engine: Engine, meter: Meter | None) -> Stopwatch:
+        memory = Memory(meter, source.structure, feeds) if meter else None
+        return Stopwatch(engine, source.reference, feeds, self.precision, memory)
 
     def dense(self, case: Case, engine: Engine, stopwatch: Stopwatch, whole: onnx.ModelProto) -> Comparison:
         """The model as given against the same rewritten with nothing cut."""
