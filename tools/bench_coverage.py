@@ -8,7 +8,7 @@ Every model is filled with seeded weights and analyzed; half of the units of eve
 blocks as well; both results must equal the zero-masked original. A comparison that could not fail counts as a failure
 (see `tools/coverage/proof.py`). Exit status 1 and a list where a model fails, leaves more parameters than its family
 may (`tools/coverage/families.py`), has attention whose heads and widths stay whole, or takes the analysis 5 s of CPU
-time or 4 times the model's size of memory (plus 1 MiB, see `tools/coverage/memory.py`).
+time or 4 times the model's size of memory (plus 1 MiB, before streams are opened; see `tools/coverage/memory.py`).
 
 The models are expected in ../shared/zoo/open.
 """

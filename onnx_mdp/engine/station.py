@@ -59,19 +59,16 @@ class Station:
         other.bind(second[1])
         pair = [self._first[1], other]
         samples, spent = turns(pair, self.runtime.threads, seconds[0]), seconds[0]
-        while (reached := self._reached(samples)) > precision and spent < seconds[1]:
-            samples = np.concatenate([samples, turns(pair, self.runtime.threads, seconds[0])], axis=1)
-            spent += seconds[0]
         best = fastest(samples, self._clock)
+        while (reached := _precision(_ratios(best)[self._clock])) > precision and spent < seconds[1]:
+            samples = np.concatenate([samples, turns(pair, self.runtime.threads, seconds[0])], axis=1)
+            best = fastest(samples, self._clock)
+            spent += seconds[0]
         (wall_a, busy_a), (wall_b, busy_b) = np.median(best, axis=1).tolist()
         wall_ratio, busy_ratio = np.median(_ratios(best), axis=1).tolist()
         return Duel(
             (wall_a, wall_b), (busy_a, busy_b), wall_ratio, busy_ratio, reached, samples.shape[1], self._first[1].note
         )
-
-    def _reached(self, samples: Samples) -> float:
-        """How well turns tell the ratio."""
-        return _precision(_ratios(fastest(samples, self._clock))[self._clock])
 
     def profile(self, model: Model, runs: int) -> list[Kernel]:
         """The kernels of a model, timed over some runs."""
