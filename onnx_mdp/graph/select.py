@@ -14,7 +14,7 @@ from onnx_mdp.graph.precompute import drop_dead
 from onnx_mdp.graph.shapes import Array
 from onnx_mdp.graph.weights import array
 
-_END = 2**63 - 1
+END = 2**63 - 1  # the stop of a range that goes to the end of its axis
 _OPEN = 2**31 - 1  # exporters write this, or anything above, for "to the end"
 
 
@@ -41,7 +41,7 @@ def hull(picks: Sequence[Pick]) -> Pick | None:
     if len(set(picks)) == 1:
         return picks[0]
     ranges = [pick.range for pick in picks]
-    if any(bounds is None or not 0 <= bounds[0] < bounds[1] < _END or bounds[2] != 1 for bounds in ranges):
+    if any(bounds is None or not 0 <= bounds[0] < bounds[1] < END or bounds[2] != 1 for bounds in ranges):
         return None
     return Pick((min(b[0] for b in ranges if b), max(b[1] for b in ranges if b), 1))
 
@@ -113,13 +113,22 @@ def _pick_of(positions: Sequence[int]) -> Pick:
     """The range that positions make up, as runtimes copy ranges faster; else the list."""
     first, stop = positions[0] if positions else 0, positions[-1] + 1 if positions else 0
     if list(positions) == list(range(first, stop)) and (first < 0) == (stop <= 0):
-        return Pick((first, stop or _END, 1))
+        return Pick((first, stop or END, 1))
     return Pick(None, tuple(positions))
 
 
 def _slice(network: Network, node: Node, rank: int) -> Selection | None:
     """A Slice of one axis; others may be sliced whole."""
-    lists = [_ints(network, node, i, name) for i, name in enumerate(("starts", "ends", "axes", "steps"), 1)]
+    cut = read_slice(network, node, rank)
+    if cut is None or len(cut) != 1:
+        return None
+    ((axis, bounds),) = cut.items()
+    return Selection(node, axis, Pick(bounds), drops=False)
+
+
+def read_slice(network: Network, node: Node, rank: int) -> dict[int, tuple[int, int, int]] | None:
+    """The constant (start, stop, step) of every axis that a Slice does not take whole; None if one is not constant."""
+    lists = [read_integers(network, node, i, name) for i, name in enumerate(("starts", "ends", "axes", "steps"), 1)]
     starts, ends, axes, steps = lists
     if (
         starts is None
@@ -129,15 +138,15 @@ def _slice(network: Network, node: Node, rank: int) -> Selection | None:
     ):
         return None
     axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)
-    ranges = {axis % rank: bounds for axis, *bounds in zip(axes, starts, ends, steps, strict=True)}
-    cut = {axis: bounds for axis, bounds in ranges.items() if bounds[0] != 0 or bounds[1] < _OPEN or bounds[2] != 1}
-    if len(cut) != 1:
-        return None
-    ((axis, (start, end, step)),) = cut.items()
-    return Selection(node, axis, Pick((start, _END if end >= _OPEN else end, step)), drops=False)
+    ranges = {
+        axis % rank: (start, END if end >= _OPEN else end, step)
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
+    }
+    return {axis: bounds for axis, bounds in ranges.items() if bounds != (0, END, 1)}
 
 
-def _ints(network: Network, node: Node, place: int, name: str) -> list[int] | None:
+def read_integers(network: Network, node: Node, place: int, name: str) -> list[int] | None:
+    """Constant integers that a node is given: its attribute, or from newer operator sets on its input."""
     if len(node.inputs) <= 1:
         return node.attributes.get(name)
     given = node.inputs[place] if place < len(node.inputs) else ""

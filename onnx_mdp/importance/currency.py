@@ -38,18 +38,24 @@ Progress = Callable[[int, int], None]
 class Effort:
     """How much is measured: shares of each group's units to keep in trials, the number of inputs, and how often again.
 
-    `rounds` is the number of times that damage may be measured around the plan found, for another search.
+    `rounds` is the number of times that damage may be measured around the plan found, for another search, where weights
+    stay as they are; `candidates` that of other plans to compare after recovery, where they do not.
     """
 
     levels: tuple[float, ...]
     inputs: int
     rounds: int = 0
+    candidates: int = 0
 
 
 _MUCH = 10.0  # times the median group's damage, beyond which a group is tried at larger widths too
 _FINEST = 1 / 16  # of a group's units: the least that is cut in such a trial
 
-_EFFORTS = {"fast": Effort((), 0), "balanced": Effort((0.5,), 64), "thorough": Effort((0.5, 0.75), 128, rounds=2)}
+_EFFORTS = {
+    "fast": Effort((), 0),
+    "balanced": Effort((0.5,), 64, candidates=2),
+    "thorough": Effort((0.5, 0.75), 128, rounds=2, candidates=6),
+}
 
 
 def find_effort(name: str) -> Effort:

@@ -11,7 +11,7 @@ from onnx_mdp.graph.edit import rewrite
 from onnx_mdp.graph.load import load
 from onnx_mdp.graph.save import save_model
 from onnx_mdp.groups.find import analyze
-from onnx_mdp.pipeline.stages import ModelLike, check_output, exact_runtime, prepare
+from onnx_mdp.pipeline.stages import Lossless, ModelLike, check_output, exact_runtime, prepare
 from onnx_mdp.pipeline.streams import read_bases, turned_again
 from onnx_mdp.quantities import parse_shapes
 from onnx_mdp.rewrite.plan import from_json, plan_edits, read_plan
@@ -37,7 +37,8 @@ def apply(model: ModelLike, plan: str | Path, options: ApplyOptions | None = Non
     bases = read_bases(Path(plan), content)
     source, proto = load(model)
     check_output(options.output, source, force=options.force)
-    network = prepare(proto, parse_shapes(options.shape), lossless=options.lossless).network
+    rewrites = Lossless(options.lossless, content.get("convolved", ()))
+    network = prepare(proto, parse_shapes(options.shape), lossless=rewrites).network
     runtime = open_runtime(RuntimeSpec(options.runtime, options=options.runtime_option))
     runtime = exact_runtime(network, runtime)
     turned = turned_again(network, runtime, bases, content.get("selected", ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -33,7 +33,16 @@ from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.constraints import Constraints, check_constraints, find_constraints, unreachable
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
-from onnx_mdp.pipeline.stages import Clock, ModelLike, Prepared, analyze_or_refuse, exact_runtime, first_feeds, prepare
+from onnx_mdp.pipeline.stages import (
+    NOTHING,
+    Clock,
+    ModelLike,
+    Prepared,
+    analyze_or_refuse,
+    exact_runtime,
+    first_feeds,
+    prepare,
+)
 from onnx_mdp.pipeline.stopwatch import BRIEF, Comparison, Memory, Stopwatch
 from onnx_mdp.pipeline.streams import are_opened, check_streams, open_streams
 from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
@@ -113,10 +122,13 @@ class Case:
         return self.turned.bases if self.turned else {}
 
     def plan_json(self, plan: Plan) -> dict[str, Any]:
-        """The plan as plain data."""
+        """The plan as plain data; `convolved` names the shortcuts that became convolutions before."""
         if self.turned is None:
-            return to_json(self.analysis, plan)
-        return to_json(self.analysis, plan, sorted(self.turned.streams), self.turned.units)
+            found = to_json(self.analysis, plan)
+        else:
+            found = to_json(self.analysis, plan, sorted(self.turned.streams), self.turned.units)
+        convolved = list(self.prepared.rewrites.shortcuts or ())
+        return {**found, **({"convolved": convolved} if convolved else {})}
 
 
 class Planner:
@@ -162,8 +174,8 @@ class Planner:
         with self.clock.stage("analyze"):
             shapes = parse_shapes(options.shape)
             prepared = prepare(proto, shapes, inputs, self.reading, lossless=options.lossless)
-        if prepared.moved and not self._is_faster(prepared, source, runtime):
-            prepared = prepared.unmoved(load(model)[1])
+        if prepared.moved or prepared.convolved:
+            prepared = self._fastest(prepared, model, source, runtime)
         with self.clock.stage("analyze"):
             network, samples = prepared.network, prepared.inputs
             for text in samples.notes if samples else ():
@@ -180,17 +192,29 @@ class Planner:
         feeds = first_feeds(network, samples, options.seed)
         return Case(model, source, prepared, turned, analysis, fit, held, positions, score, runtime, feeds, constraints)
 
-    def _is_faster(self, prepared: Prepared, source: Source, runtime: Runtime) -> bool:
-        """Whether the model measures faster with its selections moved up; yes where nothing is measured."""
+    def _fastest(self, prepared: Prepared, model: ModelLike, source: Source, runtime: Runtime) -> Prepared:
+        """The lossless rewrites with which the model measures fastest, if faster than as it was given."""
         if self.search.lut_device is not None:
-            return True
+            return prepared
+        forms, made = [prepared], prepared.rewrites
+        if prepared.moved and prepared.convolved:
+            alone = replace(made, shortcuts=()), replace(made, moves=False)
+            forms += [prepared.again(load(model)[1], rewrites) for rewrites in alone]
         feeds = first_feeds(prepared.network, prepared.inputs, self.search.seed)
         with self.clock.stage("measure"), self.engine(runtime.fingerprint) as engine, self.meter(engine) as meter:
-            ratio = self._stopwatch(source, feeds, engine, meter).compare(prepared.network.model, BRIEF).ratio
+            stopwatch = self._stopwatch(source, feeds, engine, meter)
+            ratios = [stopwatch.compare(form.network.model, BRIEF).ratio for form in forms]
+        ratio, kept = min(zip(ratios, forms, strict=True), key=lambda pair: pair[0])
         if ratio >= 1:
-            moved = ", ".join(one.name for one in prepared.moved)
-            self.warn(f"{moved}: not moved up, as the model measures {ratio:.3g} times its latency with that")
-        return ratio < 1
+            kept = prepared.again(load(model)[1], NOTHING)
+        for what, before, after in (
+            ("moved up", prepared.moved, kept.moved),
+            ("convolved", prepared.convolved, kept.convolved),
+        ):
+            if before and not after:
+                names = ", ".join(one.name for one in before)
+                self.warn(f"{names}: not {what}, as the model measures {ratios[0]:.3g} times its latency with that")
+        return kept
 
     def _turned(self, network: Network, inputs: Inputs | None, runtime: Runtime) -> Turned | None:
         """The network with its normalized streams made cuttable; None where that is not wanted or none can be."""
@@ -288,7 +312,7 @@ class Planner:
 
     def warn_of_rewriting(self, case: Case) -> None:
         """Say what shares are of, where the model as given cannot be measured."""
-        if case.prepared.moved:
+        if case.prepared.moved or case.prepared.convolved:
             self.warn("shares of latency are of the model as rewritten without loss: the table knows no other")
 
     def tables(self, case: Case, meter: Meter, grid: Grid | None = None) -> Tables:

@@ -23,6 +23,7 @@ from onnx_mdp.latency.correct import Correction
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.again import Again, AnyLoop
 from onnx_mdp.pipeline.approximation import approximation_fact
+from onnx_mdp.pipeline.candidates import Candidates
 from onnx_mdp.pipeline.case import Case, Planner
 from onnx_mdp.pipeline.constraints import check_uniform
 from onnx_mdp.pipeline.drop import DropSearch, Probe
@@ -40,7 +41,6 @@ from onnx_mdp.pipeline.stages import ModelLike, check_output, exact_runtime
 from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
 from onnx_mdp.pipeline.streams import write_plans
 from onnx_mdp.pipeline.tabulate import Tables
-from onnx_mdp.pipeline.weighing import Weighing
 from onnx_mdp.quantities import Drop, LatencyBudget
 from onnx_mdp.recover.recover import Recovery, recover
 from onnx_mdp.recover.refit import touched_nodes
@@ -246,9 +246,10 @@ class Pruner(Planner):
         loop = search(on.program, on.tables.fill, on.correction, on.stopwatch, budget, solver, self.listener)
         with self.clock.stage("search"):
             loop, trial = self._again(case, loop, loop.run(on.dense), on.dense)
-        if search is Loop and case.ranked and self.options.recover and case.held is not None:
-            weighing = Weighing(case.ranked, partial(self._search, on), partial(self._settled, case, on))
-            return weighing.run(loop, trial)
+        if search is Loop and self.options.recover and case.held is not None:
+            count, seed = self.effort.candidates, self.options.seed
+            settled = partial(self._settled, case, on)
+            return Candidates(case.ranked, count, seed, partial(self._search, on), settled).best(loop, trial)
         return self._outcome(case, on, loop, trial)
 
     def _search(self, on: _Ground, loop: Loop) -> Trial:

@@ -125,7 +125,7 @@ def case_there(also: Also, planner: Planner, case: Case) -> Case:
     if not also.options.shape:
         return replace(case, runtime=runtime)
     shapes = {**case.analysis.network.inputs, **parse_shapes(also.options.shape)}
-    network = prepare(load(case.given)[1], shapes, lossless=bool(case.prepared.moved)).network
+    network = prepare(load(case.given)[1], shapes, lossless=case.prepared.rewrites).network
     before = case.turned
     turned = turned_again(network, prover(runtime), before.bases, before.selected) if before else None
     locks = also.options.lock

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from onnx_mdp.graph.shapes import Shape, declared_inputs
 from onnx_mdp.groups.find import Analysis, analyze
 from onnx_mdp.inputs.base import Inputs, InputSpec
 from onnx_mdp.inputs.load import SYNTHETIC, InputsLike, Reading, load_inputs
+from onnx_mdp.lossless.convolve import Convolved, convolve
 from onnx_mdp.lossless.push import Moved, move_up
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.runtime.base import Feeds, Runtime
@@ -50,24 +51,50 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
+@dataclass(frozen=True)
+class Lossless:
+    """Which rewrites to make that change no result: whether selections move up, and which shortcuts are convolved.
+
+    `shortcuts` are names; None stands for all there are.
+    """
+
+    moves: bool = True
+    shortcuts: Collection[str] | None = None
+
+
+NOTHING = Lossless(moves=False, shortcuts=())
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A network that is ready to be analyzed, the calibration inputs, and the selections that were moved up in it."""
+    """A network that is ready to be analyzed, the calibration inputs, and what was rewritten in it without loss.
+
+    Attributes:
+        moved: the selections that were moved up.
+        convolved: the shortcuts that became convolutions.
+    """
 
     network: Network
     inputs: Inputs | None
-    moved: tuple[Moved, ...]
+    moved: tuple[Moved, ...] = ()
+    convolved: tuple[Convolved, ...] = ()
+
+    @property
+    def rewrites(self) -> Lossless:
+        """What was rewritten."""
+        return Lossless(bool(self.moved), tuple(one.name for one in self.convolved))
 
     def lossless(self) -> dict[str, Any]:
-        """What was moved, and the multiply-accumulates that saves of those there were, as plain data."""
-        saved = sum(moved.macs for moved in self.moved)
+        """What was rewritten, and the multiply-accumulates that saves of those there were, as plain data."""
+        saved = sum(moved.macs for moved in self.moved) - sum(one.macs for one in self.convolved)
         total = sum(node_macs(self.network).values()) + saved
-        return {"moved": [asdict(moved) for moved in self.moved], "macs_saved": saved, "macs_total": total}
+        moved, convolved = ([asdict(one) for one in found] for found in (self.moved, self.convolved))
+        return {"moved": moved, "convolved": convolved, "macs_saved": saved, "macs_total": total}
 
-    def unmoved(self, model: onnx.ModelProto) -> Prepared:
-        """The same from the model as it was given, with nothing moved; it is brought into normal form in place."""
+    def again(self, model: onnx.ModelProto, rewrites: Lossless) -> Prepared:
+        """The same from the model as it was given, with other rewrites; it is brought into normal form in place."""
         normalize(model, self.network.inputs)
-        return replace(self, network=read_network(model, self.network.inputs), moved=())
+        return _rewritten(read_network(model, self.network.inputs), self.inputs, rewrites)
 
 
 def prepare(
@@ -76,18 +103,22 @@ def prepare(
     inputs: InputsLike | None = None,
     reading: Reading | None = None,
     *,
-    lossless: bool,
+    lossless: bool | Lossless,
 ) -> Prepared:
     """The network at concrete shapes; calibration inputs settle dynamic sizes that --shape leaves open.
 
-    The model is brought into normal form in place, and with `lossless` rewritten to what computes the same with less.
+    The model is brought into normal form in place, and with `lossless` rewritten to what computes the same faster.
     """
     shapes, loaded = _settled(model, shapes, inputs, reading)
     normalize(model, shapes)
-    network, moved = read_network(model, shapes), tuple[Moved, ...]()
-    if lossless:
-        network, moved = move_up(network)
-    return Prepared(network, loaded, moved)
+    rewrites = lossless if isinstance(lossless, Lossless) else Lossless() if lossless else NOTHING
+    return _rewritten(read_network(model, shapes), loaded, rewrites)
+
+
+def _rewritten(network: Network, inputs: Inputs | None, rewrites: Lossless) -> Prepared:
+    network, convolved = convolve(network, rewrites.shortcuts)
+    network, moved = move_up(network) if rewrites.moves else (network, ())
+    return Prepared(network, inputs, moved, convolved)
 
 
 def _settled(

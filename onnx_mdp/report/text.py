@@ -90,14 +90,16 @@ def _limit(limit: dict[str, Any]) -> str:
 
 
 def _lossless(found: Mapping[str, Any]) -> list[str]:
-    """What was moved up before anything was cut."""
-    if not found.get("moved"):
-        return []
-    moves = _few([f"{moved['name']} before {moved['operators']} operators" for moved in found["moved"]])
-    saved, total = found["macs_saved"], found["macs_total"]
-    return [
-        f"lossless: moved {moves}: saves {_count(saved)} of {_count(total)} MACs ({_percent(saved / max(total, 1))})"
-    ]
+    """What was rewritten before anything was cut."""
+    saved, total = found.get("macs_saved", 0), found.get("macs_total", 0)
+    share = f"{_count(abs(saved))} of {_count(total)} MACs ({_percent(abs(saved) / max(total, 1))})"
+    made = []
+    if moved := found.get("moved"):
+        moves = _few([f"{one['name']} before {one['operators']} operators" for one in moved])
+        made.append(f"moved {moves}")
+    if convolved := found.get("convolved"):
+        made.append(f"shortcuts as convolutions: {_few([one['name'] for one in convolved])}")
+    return [f"lossless: {'; '.join(made)}: {'saves' if saved >= 0 else 'adds'} {share}"] if made else []
 
 
 def _recovered(found: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Plans with streams at other weights are searched for, and held-out inputs decide."""
+"""Plans of doubtful damage are searched for, and held-out inputs decide."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 import onnx_mdp
 from onnx_mdp.importance.base import Curve, Scores
+from onnx_mdp.pipeline.candidates import lighter
 from onnx_mdp.pipeline.listener import Listener
-from onnx_mdp.pipeline.weighing import lighter
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -37,7 +37,7 @@ def test_the_result_is_the_nearest_to_the_dense_model_of_those_tried(lut: Path) 
     ear = Ear()
     model, inputs = MODELS / "digits_vit.onnx", str(MODELS / "digits_calibration.npz")
     found = onnx_mdp.prune(model, inputs=inputs, latency="40%", lut=lut, listener=ear)
-    steps = [note for note in ear.notes if note.startswith("streams count")]
+    steps = [note for note in ear.notes if note.startswith("kept, with")]
     kept = found.report.recovery["after"]
     for step in steps:
         before, after = (

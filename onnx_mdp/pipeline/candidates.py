@@ -1,45 +1,57 @@
-"""Plans that cut more of streams than sums of damage say, compared after recovery.
+"""Near-optimal plans of one budget, compared after recovery.
 
-Damage is measured cut by cut, and many cuts together do more than the sum of each alone. A stream is one cut that all
-layers share; what a plan takes from their widths instead is many, and seems cheaper than it is, the more so the more is
-cut. So the same budget is searched again with the damage of streams counted less, and held-out inputs decide.
+Damage is measured cut by cut on a few inputs: each is known to some tens of percent, and many cuts together do more
+than the sum of each alone. A stream is one cut that all layers share; what a plan takes from their widths instead is
+many, and seems cheaper than it is, the more so the more is cut. So the same budget is searched again with other
+damages, those of streams counted less and all of them off by what is not known of them, and held-out inputs decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnx_mdp.errors import BudgetError
-from onnx_mdp.importance.base import Scores
+from onnx_mdp.importance.base import Scores, blurred
 from onnx_mdp.pipeline.loop import Loop, Trial
 from onnx_mdp.pipeline.reporting import Outcome
 
 _SHARES = (0.5, 0.2)
+_DOUBT = 0.3  # standard deviation of the logarithm of damage
 _BETTER = 0.95  # of the divergence: less of a gain may be chance, on the few inputs that are held out
 
 
 @dataclass(frozen=True, eq=False)
-class Weighing:
-    """Tries other weights of streams.
+class Candidates:
+    """Plans that would do the least damage if damage were other than it is said to be.
 
     Attributes:
-        streams: names of their groups.
+        streams: names of the groups of streams that many layers share.
+        count: how many to try.
+        seed: of what all damages are off by, where it is not those of streams that are.
         search: runs a loop.
         outcome: makes a trial of a loop a recovered outcome.
     """
 
     streams: Collection[str]
+    count: int
+    seed: int
     search: Callable[[Loop], Trial]
     outcome: Callable[[Loop, Trial], Outcome]
 
-    def run(self, loop: Loop, trial: Trial) -> Outcome:
-        """The outcome whose outputs are nearest to the dense model's on held-out inputs."""
+    def best(self, loop: Loop, trial: Trial) -> Outcome:
+        """The outcome whose outputs are nearest to the dense model's on held-out inputs.
+
+        Args:
+            loop: the search with damage as it is.
+            trial: what it found.
+        """
         best, plans = self.outcome(loop, trial), [_essence(trial)]
-        for share in _SHARES:
-            program = replace(loop.program, scores=lighter(loop.program.scores, self.streams, share))
-            other = loop.over(program)
-            loop.listener.note(f"again, with streams at {share:g} of their damage:")
+        for name, scores in self._doubted(loop.program.scores):
+            other = loop.over(replace(loop.program, scores=scores))
+            loop.listener.note(f"again, with {name}:")
             try:
                 found = self.search(other)
             except BudgetError:  # noise: the budget was met before
@@ -50,9 +62,17 @@ class Weighing:
             outcome = self._priced(loop, best, self.outcome(other, found))
             if divergence(outcome) < _BETTER * divergence(best):
                 moved = f"{divergence(best):.3g} became {divergence(outcome):.3g}"
-                loop.listener.note(f"streams count {share:g}: {moved} on held-out inputs")
+                loop.listener.note(f"kept, with {name}: {moved} on held-out inputs")
                 best = outcome
         return best
+
+    def _doubted(self, scores: Scores) -> Iterator[tuple[str, Scores]]:
+        """Other scores, and what they are."""
+        shares, rng = _SHARES[: self.count] if self.streams else (), np.random.default_rng(self.seed)
+        for share in shares:
+            yield f"streams at {share:g} of their damage", lighter(scores, self.streams, share)
+        for _ in range(self.count - len(shares)):
+            yield f"damage off by a random {100 * _DOUBT:.0f} %", blurred(scores, _DOUBT, rng)
 
     def _priced(self, loop: Loop, best: Outcome, outcome: Outcome) -> Outcome:
         """The outcome with its damage as it was measured, and as far above the least sum as that is."""

@@ -1,0 +1,182 @@
+"""Shortcuts without weights become convolutions, so that runtimes keep what is around them in their own layout.
+
+A residual network whose stages have no projection takes every second position of a stream and pads it with channels of
+zeros (option A of He et al., Deep Residual Learning, 2016, section 4.2). Runtimes that convolve in blocks of channels
+leave that layout for a Slice or a Pad, and a sum with its result, and those after it, then are no part of a convolution
+any more. A convolution of size one with ones where a channel goes, and a stride, computes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnx_mdp.graph.macs import macs_of
+from onnx_mdp.graph.network import Network, Node, read_network
+from onnx_mdp.graph.precompute import drop_dead
+from onnx_mdp.graph.select import END, read_integers, read_slice
+from onnx_mdp.graph.shapes import Array, other_shapes
+
+_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)  # that runtimes convolve
+
+
+@dataclass(frozen=True)
+class Convolved:
+    """A shortcut that became a convolution: the name of its last node, and the multiply-accumulates that adds."""
+
+    name: str
+    macs: int
+
+
+@dataclass(frozen=True)
+class _Shortcut:
+    """Nodes between two tensors that take positions with a stride, and put zeros before and after the channels."""
+
+    nodes: tuple[Node, ...]
+    strides: tuple[int, ...]
+    before: int
+    after: int
+
+
+def convolve(network: Network, only: Collection[str] | None = None) -> tuple[Network, tuple[Convolved, ...]]:
+    """The network with its shortcuts as convolutions, and which these are; the model is rewritten in place.
+
+    Args:
+        network: in normal form.
+        only: names of the shortcuts to rewrite; by default all there are.
+    """
+    found = [s for s in _shortcuts(network) if only is None or s.nodes[-1].name in only]
+    if not found:
+        return network, ()
+    graph = network.model.graph
+    taken = {tensor.name for tensor in graph.initializer} | {*network.inputs, *network.producers}
+    instead: dict[int, list[onnx.NodeProto]] = {}
+    for shortcut in found:
+        kernel = _free(f"{shortcut.nodes[-1].outputs[0]}/kernel", taken)
+        graph.initializer.append(numpy_helper.from_array(_kernel(network, shortcut), kernel))
+        instead |= {node.index: [] for node in shortcut.nodes} | {shortcut.nodes[-1].index: [_node(shortcut, kernel)]}
+    nodes = [
+        onnx.NodeProto.FromString(made.SerializeToString())
+        for i, node in enumerate(graph.node)
+        for made in instead.get(i, [node])
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    drop_dead(graph)
+    network = read_network(network.model, network.inputs)
+    ends = [shortcut.nodes[-1] for shortcut in found]
+    made = (int(macs_of(network.producers[end.outputs[0]], network.shapes)) for end in ends)
+    return network, tuple(Convolved(end.name, macs) for end, macs in zip(ends, made, strict=True))
+
+
+def _shortcuts(network: Network) -> Iterator[_Shortcut]:
+    """Those that end in a sum with another tensor."""
+    for node in network.nodes:
+        if node.op != "Add" or len({name for name in node.inputs if name in network.varying}) < 2:
+            continue
+        for name in node.inputs:
+            shortcut = _read(network, _chain(network, name))
+            if shortcut is not None and (max(shortcut.strides) > 1 or shortcut.before + shortcut.after > 0):
+                yield shortcut
+
+
+def _chain(network: Network, name: str) -> list[Node]:
+    """The Slice and Pad nodes above a tensor, of which nothing else reads a result, in graph order."""
+    found: list[Node] = []
+    while (node := network.producers.get(name)) is not None and node.op in ("Slice", "Pad"):
+        if len(network.consumers[name]) != 1 or name in network.outputs:
+            break
+        found.insert(0, node)
+        name = node.inputs[0]
+    return found
+
+
+def _read(network: Network, nodes: Sequence[Node]) -> _Shortcut | None:
+    """The shortcut that some nodes are; None if they do more than strides and channels of zeros."""
+    if not nodes or network.types.get(nodes[0].inputs[0]) not in _TYPES:
+        return None
+    rank = len(network.shapes.get(nodes[0].inputs[0], ()))
+    if not 3 <= rank <= 5:
+        return None
+    strides, before, after = [1] * rank, 0, 0
+    for node in nodes:
+        if node.op == "Pad":
+            zeros = _zeros(network, node, rank)
+            if zeros is None:
+                return None
+            before, after = before + zeros[0], after + zeros[1]
+            continue
+        steps = _steps(network, node, rank)
+        if steps is None:
+            return None
+        strides = [stride * step for stride, step in zip(strides, steps, strict=True)]
+    return _Shortcut(tuple(nodes), tuple(strides[2:]), before, after)
+
+
+def _steps(network: Network, node: Node, rank: int) -> list[int] | None:
+    """The stride along each axis of a Slice that takes all of it; None where it does not, or may not at other sizes."""
+    ranges = read_slice(network, node, rank)
+    if ranges is None:
+        return None
+    shape, steps = network.shapes[node.inputs[0]], [1] * rank
+    free = other_shapes(network.model.graph, network.inputs)
+    fixed = all(sizes[1:] == network.inputs[name][1:] for name, sizes in free.items())
+    for axis, (start, stop, step) in ranges.items():
+        whole = stop == END or (fixed and stop >= shape[axis])
+        if axis < 2 or start != 0 or step < 1 or not whole:
+            return None
+        steps[axis] = step
+    return steps
+
+
+def _zeros(network: Network, node: Node, rank: int) -> tuple[int, int] | None:
+    """The channels of zeros that a Pad puts before and after; None if it does anything else."""
+    if node.attributes.get("mode", "constant") != "constant" or node.attributes.get("value", 0.0) != 0:
+        return None
+    pads = node.attributes.get("pads") or read_integers(network, node, 1, "pads")
+    for place in (2, 3):
+        if len(node.inputs) > place and node.inputs[place] and node.inputs[place] not in network.weights:
+            return None
+    if len(node.inputs) > 2 and node.inputs[2] and np.any(network.weights[node.inputs[2]] != 0):
+        return None
+    axes = list(range(rank))
+    if len(node.inputs) > 3 and node.inputs[3]:
+        axes = [int(axis) % rank for axis in network.weights[node.inputs[3]].reshape(-1)]
+    if pads is None or len(pads) != 2 * len(axes):
+        return None
+    found = {axis: (pads[i], pads[len(axes) + i]) for i, axis in enumerate(axes)}
+    channels = found.pop(1, (0, 0))
+    return channels if min(channels) >= 0 and all(pair == (0, 0) for pair in found.values()) else None
+
+
+def _kernel(network: Network, shortcut: _Shortcut) -> Array:
+    """One where a channel of the input becomes one of the output, else zero."""
+    given = shortcut.nodes[0].inputs[0]
+    channels, rank = network.shapes[given][1], len(network.shapes[given])
+    size = shortcut.before + channels + shortcut.after
+    kernel = np.eye(size, channels, -shortcut.before, network.dtype(given))
+    return kernel.reshape(size, channels, *[1] * (rank - 2))
+
+
+def _node(shortcut: _Shortcut, kernel: str) -> onnx.NodeProto:
+    last = shortcut.nodes[-1]
+    return helper.make_node(
+        "Conv",
+        [shortcut.nodes[0].inputs[0], kernel],
+        [last.outputs[0]],
+        last.name,
+        kernel_shape=[1] * len(shortcut.strides),
+        strides=shortcut.strides,
+    )
+
+
+def _free(name: str, taken: set[str]) -> str:
+    fresh, k = name, 1
+    while fresh in taken:
+        fresh, k = f"{name}{k}", k + 1
+    taken.add(fresh)
+    return fresh
