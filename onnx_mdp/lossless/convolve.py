@@ -12,16 +12,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
 
 from onnx_mdp.graph.macs import macs_of
-from onnx_mdp.graph.network import Network, Node, read_network
-from onnx_mdp.graph.precompute import drop_dead
+from onnx_mdp.graph.network import Network, Node
+from onnx_mdp.graph.replace import Instead, put_instead
 from onnx_mdp.graph.select import END, read_integers, read_slice
-from onnx_mdp.graph.shapes import Array, other_shapes
+from onnx_mdp.graph.shapes import other_shapes
 
-_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)  # that runtimes convolve
+_TYPES = (np.float32, np.float16)  # that runtimes convolve
 
 
 @dataclass(frozen=True)
@@ -52,25 +50,19 @@ def convolve(network: Network, only: Collection[str] | None = None) -> tuple[Net
     found = [s for s in _shortcuts(network) if only is None or s.nodes[-1].name in only]
     if not found:
         return network, ()
-    graph = network.model.graph
-    taken = {tensor.name for tensor in graph.initializer} | {*network.inputs, *network.producers}
-    instead: dict[int, list[onnx.NodeProto]] = {}
-    for shortcut in found:
-        kernel = _free(f"{shortcut.nodes[-1].outputs[0]}/kernel", taken)
-        graph.initializer.append(numpy_helper.from_array(_kernel(network, shortcut), kernel))
-        instead |= {node.index: [] for node in shortcut.nodes} | {shortcut.nodes[-1].index: [_node(shortcut, kernel)]}
-    nodes = [
-        onnx.NodeProto.FromString(made.SerializeToString())
-        for i, node in enumerate(graph.node)
-        for made in instead.get(i, [node])
-    ]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    drop_dead(graph)
-    network = read_network(network.model, network.inputs)
+    network = put_instead(network, [_convolution(network, shortcut) for shortcut in found])
     ends = [shortcut.nodes[-1] for shortcut in found]
     made = (int(macs_of(network.producers[end.outputs[0]], network.shapes)) for end in ends)
     return network, tuple(Convolved(end.name, macs) for end, macs in zip(ends, made, strict=True))
+
+
+def _convolution(network: Network, shortcut: _Shortcut) -> Instead:
+    """The kernel has a one where a channel of the input becomes one of the output, else zeros."""
+    given, rank = shortcut.nodes[0].inputs[0], len(shortcut.strides)
+    channels = network.shapes[given][1]
+    size = shortcut.before + channels + shortcut.after
+    kernel = np.eye(size, channels, -shortcut.before, network.dtype(given)).reshape(size, channels, *[1] * rank)
+    return Instead(shortcut.nodes, "Conv", kernel, {"kernel_shape": [1] * rank, "strides": shortcut.strides})
 
 
 def _shortcuts(network: Network) -> Iterator[_Shortcut]:
@@ -97,9 +89,10 @@ def _chain(network: Network, name: str) -> list[Node]:
 
 def _read(network: Network, nodes: Sequence[Node]) -> _Shortcut | None:
     """The shortcut that some nodes are; None if they do more than strides and channels of zeros."""
-    if not nodes or network.types.get(nodes[0].inputs[0]) not in _TYPES:
+    given = nodes[0].inputs[0] if nodes else ""
+    if given not in network.shapes or network.dtype(given) not in _TYPES:
         return None
-    rank = len(network.shapes.get(nodes[0].inputs[0], ()))
+    rank = len(network.shapes[given])
     if not 3 <= rank <= 5:
         return None
     strides, before, after = [1] * rank, 0, 0
@@ -151,32 +144,3 @@ def _zeros(network: Network, node: Node, rank: int) -> tuple[int, int] | None:
     found = {axis: (pads[i], pads[len(axes) + i]) for i, axis in enumerate(axes)}
     channels = found.pop(1, (0, 0))
     return channels if min(channels) >= 0 and all(pair == (0, 0) for pair in found.values()) else None
-
-
-def _kernel(network: Network, shortcut: _Shortcut) -> Array:
-    """One where a channel of the input becomes one of the output, else zero."""
-    given = shortcut.nodes[0].inputs[0]
-    channels, rank = network.shapes[given][1], len(network.shapes[given])
-    size = shortcut.before + channels + shortcut.after
-    kernel = np.eye(size, channels, -shortcut.before, network.dtype(given))
-    return kernel.reshape(size, channels, *[1] * (rank - 2))
-
-
-def _node(shortcut: _Shortcut, kernel: str) -> onnx.NodeProto:
-    last = shortcut.nodes[-1]
-    return helper.make_node(
-        "Conv",
-        [shortcut.nodes[0].inputs[0], kernel],
-        [last.outputs[0]],
-        last.name,
-        kernel_shape=[1] * len(shortcut.strides),
-        strides=shortcut.strides,
-    )
-
-
-def _free(name: str, taken: set[str]) -> str:
-    fresh, k = name, 1
-    while fresh in taken:
-        fresh, k = f"{name}{k}", k + 1
-    taken.add(fresh)
-    return fresh
