@@ -53,7 +53,7 @@ class SearchOptions:
         threads: Threads the model will run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
-        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
+        lossless: First rewrite the model to compute the same faster: nothing for tokens not read, no padded shortcuts.
         streams: What becomes of streams that layer normalizations read: `rotate` turns them to their principal
             directions, which changes no result, so that the weakest can go, and of those that cannot be turned lets
             single units go, whose statistics are then missing; `keep` leaves all of them whole; `auto` is `rotate`
@@ -156,7 +156,7 @@ class ProfileOptions:
         samples: Read at most this many inputs; by default all of arrays, and 256 of anything else.
         threads: Threads the model will run on.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable. A symbolic batch alone needs none.
-        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
+        lossless: First rewrite the model to compute the same faster: nothing for tokens not read, no padded shortcuts.
         streams: Whether streams that layer normalizations read can be cut: `rotate`, `keep`, or `auto` for with
             --inputs; see `prune`.
         lock: Leave groups, weights or blocks whose name matches this shell pattern alone; repeatable.
@@ -209,7 +209,7 @@ class InspectOptions:
 
     Attributes:
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
-        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
+        lossless: First rewrite the model to compute the same faster: nothing for tokens not read, no padded shortcuts.
         lock: Show what locking this shell pattern leaves; repeatable.
         json: Print JSON.
     """
@@ -230,7 +230,7 @@ class ExplainOptions:
 
     Attributes:
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
-        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
+        lossless: First rewrite the model to compute the same faster: nothing for tokens not read, no padded shortcuts.
         lock: Explain what locking this shell pattern leaves; repeatable.
         json: Print JSON.
     """
@@ -277,7 +277,7 @@ class ApplyOptions:
     Attributes:
         output: File to write; the command line's default is the model's name with `-pruned`.
         shape: Size of a dynamic input, as `name:1x3x224x224`; repeatable.
-        lossless: First rewrite the model to compute the same with less: nothing for tokens that are not read.
+        lossless: First rewrite the model to compute the same faster: nothing for tokens not read, no padded shortcuts.
         runtime: Runtime that is verified with, such as `openvino` or `onnxruntime:cuda`.
         runtime_option: An option of the runtime or its provider as `key=value`; repeatable.
         force: Overwrite the input model.

@@ -38,8 +38,8 @@ Progress = Callable[[int, int], None]
 class Effort:
     """How much is measured: shares of each group's units to keep in trials, the number of inputs, and how often again.
 
-    `rounds` is the number of times that damage may be measured around the plan found, for another search, where weights
-    stay as they are; `candidates` that of other plans to compare after recovery, where they do not.
+    `rounds` is the number of times that damage may be measured around the plan found, for another search; once where
+    weights are fitted anew. `candidates` is that of plans of doubtful damage, to be compared after recovery.
     """
 
     levels: tuple[float, ...]
@@ -53,8 +53,8 @@ _FINEST = 1 / 16  # of a group's units: the least that is cut in such a trial
 
 _EFFORTS = {
     "fast": Effort((), 0),
-    "balanced": Effort((0.5,), 64, candidates=2),
-    "thorough": Effort((0.5, 0.75), 128, rounds=2, candidates=6),
+    "balanced": Effort((0.5,), 64),
+    "thorough": Effort((0.5, 0.75), 128, rounds=2, candidates=4),
 }
 
 

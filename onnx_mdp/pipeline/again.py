@@ -8,6 +8,7 @@ from typing import TypeVar
 from onnx_mdp.errors import BudgetError
 from onnx_mdp.groups.find import Analysis
 from onnx_mdp.importance.around import Around
+from onnx_mdp.importance.base import Scores
 from onnx_mdp.inputs.base import Inputs
 from onnx_mdp.pipeline.loop import Loop, Trial
 from onnx_mdp.pipeline.stopwatch import Comparison
@@ -41,12 +42,14 @@ class Again:
             best, least = (other, found), damage
         return best
 
+    def scores(self, loop: Loop, trial: Trial) -> Scores:
+        """Damage measured around a plan, with weights as they are."""
+        around = self._measure(loop)
+        return around.rescored(around.place(trial.plan.widths(), trial.plan.removed), loop.listener.step)
+
     def _around(self, loop: AnyLoop, trial: Trial) -> AnyLoop:
         """The same search with damage measured around a plan; what it measured of latency is kept."""
-        around = self._measure(loop)
-        place = around.place(trial.plan.widths(), trial.plan.removed)
-        scores = around.rescored(place, loop.listener.step)
-        return loop.over(replace(loop.program, scores=scores))
+        return loop.over(replace(loop.program, scores=self.scores(loop, trial)))
 
     def _damage(self, loop: Loop, trial: Trial) -> float:
         around = self._measure(loop)

@@ -29,8 +29,9 @@ class Candidates:
 
     Attributes:
         streams: names of the groups of streams that many layers share.
-        count: how many to try.
-        seed: of what all damages are off by, where it is not those of streams that are.
+        count: how many to try besides, with all damages off by something.
+        seed: of what that is.
+        around: measures damage around a plan, for one more; None where that is not asked for.
         search: runs a loop.
         outcome: makes a trial of a loop a recovered outcome.
     """
@@ -38,6 +39,7 @@ class Candidates:
     streams: Collection[str]
     count: int
     seed: int
+    around: Callable[[Loop, Trial], Scores] | None
     search: Callable[[Loop], Trial]
     outcome: Callable[[Loop, Trial], Outcome]
 
@@ -49,7 +51,7 @@ class Candidates:
             trial: what it found.
         """
         best, plans = self.outcome(loop, trial), [_essence(trial)]
-        for name, scores in self._doubted(loop.program.scores):
+        for name, scores in self._doubted(loop, trial):
             other = loop.over(replace(loop.program, scores=scores))
             loop.listener.note(f"again, with {name}:")
             try:
@@ -66,13 +68,15 @@ class Candidates:
                 best = outcome
         return best
 
-    def _doubted(self, scores: Scores) -> Iterator[tuple[str, Scores]]:
+    def _doubted(self, loop: Loop, trial: Trial) -> Iterator[tuple[str, Scores]]:
         """Other scores, and what they are."""
-        shares, rng = _SHARES[: self.count] if self.streams else (), np.random.default_rng(self.seed)
-        for share in shares:
+        scores, rng = loop.program.scores, np.random.default_rng(self.seed)
+        for share in _SHARES if self.streams else ():
             yield f"streams at {share:g} of their damage", lighter(scores, self.streams, share)
-        for _ in range(self.count - len(shares)):
+        for _ in range(self.count):
             yield f"damage off by a random {100 * _DOUBT:.0f} %", blurred(scores, _DOUBT, rng)
+        if self.around is not None:
+            yield "damage measured around the plan", self.around(loop, trial)
 
     def _priced(self, loop: Loop, best: Outcome, outcome: Outcome) -> Outcome:
         """The outcome with its damage as it was measured, and as far above the least sum as that is."""

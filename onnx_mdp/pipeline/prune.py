@@ -247,9 +247,15 @@ class Pruner(Planner):
         with self.clock.stage("search"):
             loop, trial = self._again(case, loop, loop.run(on.dense), on.dense)
         if search is Loop and self.options.recover and case.held is not None:
-            count, seed = self.effort.candidates, self.options.seed
-            settled = partial(self._settled, case, on)
-            return Candidates(case.ranked, count, seed, partial(self._search, on), settled).best(loop, trial)
+            again = Again(case.analysis, case.held, prover(case.runtime), self.effort.rounds)
+            return Candidates(
+                streams=case.ranked,
+                count=self.effort.candidates,
+                seed=self.options.seed,
+                around=again.scores if again.rounds else None,
+                search=partial(self._search, on),
+                outcome=partial(self._settled, case, on),
+            ).best(loop, trial)
         return self._outcome(case, on, loop, trial)
 
     def _search(self, on: _Ground, loop: Loop) -> Trial:
