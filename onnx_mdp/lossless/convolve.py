@@ -71,9 +71,11 @@ def _shortcuts(network: Network) -> Iterator[_Shortcut]:
         if node.op != "Add" or len({name for name in node.inputs if name in network.varying}) < 2:
             continue
         for name in node.inputs:
-            shortcut = _read(network, _chain(network, name))
-            if shortcut is not None and (max(shortcut.strides) > 1 or shortcut.before + shortcut.after > 0):
-                yield shortcut
+            chain = _chain(network, name)
+            read = (_read(network, chain[start:]) for start in range(len(chain)))
+            longest = next((shortcut for shortcut in read if shortcut is not None), None)
+            if longest is not None and (max(longest.strides) > 1 or longest.before + longest.after > 0):
+                yield longest
 
 
 def _chain(network: Network, name: str) -> list[Node]:
@@ -89,7 +91,7 @@ def _chain(network: Network, name: str) -> list[Node]:
 
 def _read(network: Network, nodes: Sequence[Node]) -> _Shortcut | None:
     """The shortcut that some nodes are; None if they do more than strides and channels of zeros."""
-    given = nodes[0].inputs[0] if nodes else ""
+    given = nodes[0].inputs[0]
     if given not in network.shapes or network.dtype(given) not in _TYPES:
         return None
     rank = len(network.shapes[given])

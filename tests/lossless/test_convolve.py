@@ -108,6 +108,17 @@ def test_attributes_of_old_operator_sets_are_read(runtime: Runtime) -> None:
     assert_equal(model, network, runtime)
 
 
+def test_what_is_above_a_shortcut_stays(runtime: Runtime) -> None:
+    """A Slice that crops: the Pad behind it is all that becomes a convolution."""
+    crop = node("Slice", ["a", "one", "end", "h"], ["t"], "crop")
+    more = {"one": np.array([1]), "end": np.array([END]), "h": np.array([2])}
+    model = residual([crop, node("Slice", ["t", "starts", "ends", "axes", "steps"], ["s"], "take"), *PAD], **more)
+    network, found = convolved(model)
+    assert len(found) == 1
+    assert [n.name for n in network.nodes if n.op in ("Slice", "Pad")] == ["crop"]
+    assert_equal(model, network, runtime)
+
+
 @pytest.mark.parametrize("size", [6, 9])
 def test_sizes_may_be_free(size: int, runtime: Runtime) -> None:
     model = residual([*SLICE, *PAD], size=("h", "w"))

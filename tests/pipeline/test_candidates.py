@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import onnx
 
 import onnx_mdp
+from onnx_mdp.errors import BudgetError
 from onnx_mdp.importance.base import Curve, Scores
-from onnx_mdp.pipeline.candidates import lighter
+from onnx_mdp.pipeline.candidates import Candidates, lighter
 from onnx_mdp.pipeline.listener import Listener
+from onnx_mdp.pipeline.reporting import Outcome
+from onnx_mdp.pipeline.stopwatch import Comparison
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -20,6 +27,71 @@ def test_only_streams_count_less() -> None:
     found = lighter(scores, ["stream"], 0.5)
     assert [curve.damage.tolist() for curve in found.curves] == [[0.5, 0.25, 0.0], [1.0, 0.5, 0.0]]
     assert found.removal == scores.removal
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is searched with."""
+
+    scores: Scores
+
+
+@dataclass
+class Search:
+    """Stands for a loop: what it finds is the program's damage at half a width."""
+
+    program: Program
+    listener: Listener
+
+    def over(self, program: Program) -> Search:
+        return replace(self, program=program)
+
+
+def found_by(search: Any) -> Any:
+    damage = search.program.scores.curves[0].damage[1]
+    if damage > 2:
+        raise BudgetError("not reached")
+    return SimpleNamespace(plan=SimpleNamespace(widths=lambda: {"fc": damage}, removed=()))
+
+
+def test_of_all_plans_that_are_tried_the_nearest_is_kept() -> None:
+    """Two of noise, of which one may not be reached, and one around the plan."""
+    tried: list[float] = []
+
+    def recovered(search: Any, trial: Any) -> Outcome:
+        tried.append(trial.plan.widths()["fc"])
+        recovery: Any = SimpleNamespace(before=9.0, after=abs(tried[-1] - 0.5) + 0.1)
+        return Outcome(trial.plan, onnx.ModelProto(), Comparison(1, 1, 1, 1, "cpu", 0), recovery=recovery)
+
+    def around(search: Any, trial: Any) -> Scores:
+        assert trial is first
+        return scores_of(0.5)
+
+    search: Any = Search(Program(scores_of(1.0)), ear := Ear())
+    first = found_by(search)
+    kept = Candidates((), 2, 0, around, found_by, recovered).best(search, first)
+    assert kept.plan.widths()["fc"] == 0.5
+    assert tried[0] == 1.0
+    assert len(set(tried)) == len(tried) == 4
+    assert ear.notes[-1].startswith("kept, with damage measured around the plan: ")
+    again = [note for note in ear.notes if note.startswith("again")]
+    assert [note.split(",")[1] for note in again] == [" with damage off by a random 30 %:"] * 2 + [
+        " with damage measured around the plan:"
+    ]
+
+
+def test_a_plan_that_is_hardly_nearer_is_not_taken() -> None:
+    def recovered(search: Any, trial: Any) -> Outcome:
+        recovery: Any = SimpleNamespace(before=9.0, after=1.0 if trial is first else 0.96)
+        return Outcome(trial.plan, onnx.ModelProto(), Comparison(1, 1, 1, 1, "cpu", 0), recovery=recovery)
+
+    search: Any = Search(Program(scores_of(1.0)), Ear())
+    first = found_by(search)
+    assert Candidates(("fc",), 0, 0, None, found_by, recovered).best(search, first).plan is first.plan
+
+
+def scores_of(damage: float) -> Scores:
+    return Scores({}, (Curve("fc", None, np.array([4 * damage, damage, 0.0])),), {})
 
 
 class Ear(Listener):
