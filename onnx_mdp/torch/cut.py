@@ -83,6 +83,11 @@ def apply_plan(
 def _check(content: Mapping[str, Any], model: onnx.ModelProto | None, pruned: onnx.ModelProto | None) -> None:
     if pruned is not None and model is None:
         raise PlanError("pruned= is read by the names of the dense model's weights: give that as model=")
+    if shortcuts := content.get("convolved"):
+        raise PlanError(
+            f"the plan makes a convolution of {shortcuts[0]!r}, which the PyTorch model does not have: plan with "
+            "--no-lossless (lossless=False)"
+        )
     changed = [*content.get("streams", ()), *content.get("selected", ())]
     if pruned is None and changed:
         raise PlanError(

@@ -245,6 +245,11 @@ def test_what_does_not_fit_is_named() -> None:
     assert attention.in_proj_weight.shape == (24, 8)
 
 
+def test_a_shortcut_that_became_a_convolution_is_refused() -> None:
+    with pytest.raises(PlanError, match="makes a convolution of 'widen'.*--no-lossless"):
+        apply_plan(nn.Linear(2, 2), {"initializers": {}, "convolved": ["widen"]})
+
+
 def test_equal_parameters_are_told_apart_by_name_only() -> None:
     layers = [nn.Linear(4, 6), nn.Linear(6, 4), nn.Linear(4, 6), nn.Linear(6, 3)]
     layers[2].weight.data = layers[0].weight.data.clone()
