@@ -1,4 +1,4 @@
-"""Selections move up in random networks, which then compute the same, and are cut exactly.
+"""Selections move up in random networks and shortcuts are convolved, which then compute the same, and are cut exactly.
 
 The seed of a run is printed at its end; ONNX_MDP_SEED=<seed> runs the same examples again.
 """
@@ -16,6 +16,7 @@ from onnx_mdp.graph.network import read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.groups.find import analyze
 from onnx_mdp.lossless import push
+from onnx_mdp.lossless.convolve import convolve
 from onnx_mdp.runtime.base import Runtime
 from tests.random_networks.exact import assert_exact, draw_plan
 from tests.random_networks.net import described
@@ -57,33 +58,39 @@ def _selected(
     return helper.make_tensor_value_info(name, whole.type.tensor_type.elem_type, shape)
 
 
-def moved(example: Example, data: st.DataObject, runtime: Runtime) -> tuple[int, bool]:
-    """How many operators selections move above in a network, which is then cut at random; and whether that cuts it."""
+def rewritten(example: Example, data: st.DataObject, runtime: Runtime) -> tuple[int, int, bool]:
+    """How many operators selections move above in a network, and how many shortcuts are convolved in it.
+
+    It is then cut at random; and whether that cuts it.
+    """
     model = selecting(example, data)
     note(f"ONNX_MDP_SEED={SEED}")
     note(described(model))
     proto = onnx.ModelProto.FromString(model.SerializeToString())
     normalize(proto, {})
-    network, moves = push.move_up(read_network(proto, {}))
+    network, shortcuts = convolve(read_network(proto, {}))
+    network, moves = push.move_up(network)
     analysis = analyze(network)
     plan = draw_plan(data, analysis)
     outcome = assert_exact(Example(model, example.dynamic), analysis, plan, runtime)
     assume(outcome.depends)
-    return sum(move.operators for move in moves), outcome.cut
+    return sum(move.operators for move in moves), len(shortcuts), outcome.cut
 
 
 @pytest.mark.parametrize("count", [120, pytest.param(2000, marks=pytest.mark.slow)])
 def test_networks_compute_the_same(count: int, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push, "_NODE", 0)  # networks as small as these would not move for the sake of time
-    outcomes: list[tuple[int, bool]] = []
+    outcomes: list[tuple[int, int, bool]] = []
 
     @seed(SEED)
     @settings(max_examples=count, suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.explain})
     @given(networks(), st.data())
-    def moves_are_lossless(example: Example, data: st.DataObject) -> None:
-        outcomes.append(moved(example, data, runtime))
+    def rewrites_are_lossless(example: Example, data: st.DataObject) -> None:
+        outcomes.append(rewritten(example, data, runtime))
 
-    moves_are_lossless()
-    assert sum(operators > 0 for operators, _ in outcomes) >= 0.3 * count, "most selections stay where they are"
-    assert sum(operators > 5 for operators, _ in outcomes) >= 0.02 * count, "hardly any moves far"
-    assert sum(cut for _, cut in outcomes) >= 0.3 * count, "hardly any network is cut"
+    rewrites_are_lossless()
+    moved, convolved, cut = zip(*outcomes, strict=True)
+    assert sum(operators > 0 for operators in moved) >= 0.3 * count, "most selections stay where they are"
+    assert sum(operators > 5 for operators in moved) >= 0.02 * count, "hardly any moves far"
+    assert any(convolved), "no shortcut is convolved"
+    assert sum(cut) >= 0.3 * count, "hardly any network is cut"

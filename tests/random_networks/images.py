@@ -202,6 +202,17 @@ def residual(net: Net, x: Tensor) -> Tensor:
     return net.op("Relu", total) if net.pick(True, False) else total
 
 
+def stage(net: Net, x: Tensor) -> Tensor:
+    """The first block of a stage of ResNet's option A: every second position, and zeros for new channels."""
+    before, after, stride = net.number(0, 2), net.number(0, 2), net.pick(2, 1)
+    y = conv(net, x, before + x.shape[1] + after, kernel=3, stride=stride)
+    for axis in (2, 3) if stride > 1 else ():
+        x = part(net, x, axis, 0, net.pick(2**63 - 1, x.shape[axis]), stride)
+    pads = net.ints(0, before, 0, 0, 0, after, 0, 0)
+    x = net.op("Pad", x, pads, *([net.scalar(0.0)] if net.pick(False, True) else []))
+    return net.op("Relu", net.op("Add", *net.pick((x, y), (y, x))))
+
+
 def skip(net: Net, x: Tensor) -> Tensor:
     """Joins an earlier tensor, whatever it was made by."""
     same = [t for t in net.seen if t.shape == x.shape and t != x]
@@ -226,7 +237,7 @@ SIMPLE: tuple[Step, ...] = (
     lambda net, x: channel_scale(net, x, 1),
 )
 STEPS: tuple[Step, ...] = (
-    *(plain, residual, residual, residual, dense_block, skip, skip, spatial_attention),
+    *(plain, residual, residual, stage, stage, stage, dense_block, skip, skip, spatial_attention),
     *(pixel_shuffle, transposed, pooled, widened, unusual),
     *SIMPLE,
 )
