@@ -130,21 +130,25 @@ def test_sizes_may_be_free(size: int, runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shortcut", "weights"),
+    ("shortcut", "weights", "stays"),
     [
-        ([*SLICE, node("Pad", ["s", "pads", "half"], ["p"])], {"half": np.float32(0.5)}),
-        ([*SLICE, node("Pad", ["s", "pads"], ["p"], mode="edge")], {}),
-        ([*SLICE, *PAD], {"starts": np.array([1, 0])}),
-        ([*SLICE, *PAD], {"ends": np.array([END, 5]), "steps": np.array([2, 2])}),
-        ([*SLICE, *PAD], {"axes": np.array([1, 3]), "pads": np.array([0, 3, 0, 0, 0, 3, -3, 0])}),
-        ([*SLICE, *PAD, node("Relu", ["p"], ["o"])], {}),
+        ([*SLICE, node("Pad", ["s", "pads", "half"], ["p"])], {"half": np.float32(0.5)}, "Pad"),
+        ([*SLICE, node("Pad", ["s", "pads"], ["p"], mode="edge")], {}, "Pad"),
+        ([*SLICE, *PAD], {"axes": np.array([1, 3]), "pads": np.array([0, 3, 0, 0, 0, 3, -3, 0])}, "Pad"),
+        ([*SLICE, *PAD, node("Relu", ["p"], ["o"])], {}, "Pad"),
+        ([*SLICE, *PAD], {"starts": np.array([1, 0])}, "Slice"),
+        ([*SLICE, *PAD], {"ends": np.array([END, 5])}, "Slice"),
     ],
-    ids=["other value", "edges", "from the second", "not to the end", "of channels", "read twice"],
+    ids=["other value", "edges", "of channels", "read twice", "from the second", "not to the end"],
 )
-def test_what_is_no_such_shortcut_stays(shortcut: list[onnx.NodeProto], weights: dict[str, Any]) -> None:
-    network, found = convolved(residual(shortcut, outputs=["y", *(["o"] if len(shortcut) > 2 else [])], **weights))
-    assert not found
-    assert "Pad" in {n.op for n in network.nodes}
+def test_what_is_no_stride_or_zeros_stays(
+    shortcut: list[onnx.NodeProto], weights: dict[str, Any], stays: str, runtime: Runtime
+) -> None:
+    model = residual(shortcut, outputs=["y", *(["o"] if len(shortcut) > 2 else [])], **weights)
+    network, found = convolved(model)
+    assert stays in {n.op for n in network.nodes}
+    assert bool(found) is (stays == "Slice"), "zeros may be convolved where strides are not"
+    assert_equal(model, network, runtime)
 
 
 @pytest.fixture
