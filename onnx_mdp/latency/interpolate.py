@@ -12,6 +12,8 @@ from scipy.optimize import nnls
 Table = NDArray[np.float64]
 Index = tuple[int, ...]
 
+_STEPS = 100  # a column; of the usual 3, rounding takes some where the fit is exact
+
 
 def complete(levels: Sequence[tuple[int, ...]], known: Mapping[Index, float]) -> Table:
     """Milliseconds for every combination of levels, exact where known.
@@ -50,7 +52,8 @@ def _scattered(levels: Sequence[tuple[int, ...]], known: Mapping[Index, float]) 
     grid = np.stack([axis.ravel() for axis in np.meshgrid(*shares, indexing="ij")], axis=1)
     points = np.stack([axis[indices[:, i]] for i, axis in enumerate(shares)], axis=1)
     weights = 1 / np.maximum(values, 1e-9)
-    coefficients, _ = nnls(_monomials(points) * weights[:, None], np.ones(len(values)))
+    rows = _monomials(points) * weights[:, None]
+    coefficients, _ = nnls(rows, np.ones(len(values)), maxiter=_STEPS * rows.shape[1])
     fitted = np.maximum(_monomials(points) @ coefficients, 1e-12)
     table = _monomials(grid) @ coefficients * _nearby(grid, points, values / fitted)
     return np.asarray(table.reshape([len(axis) for axis in levels]))
