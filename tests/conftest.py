@@ -18,6 +18,7 @@ from onnx_mdp.graph.network import read_network
 from onnx_mdp.graph.normalize import normalize
 from onnx_mdp.graph.shapes import input_shapes
 from onnx_mdp.groups.find import Analysis, analyze
+from onnx_mdp.pipeline import loop, stopwatch
 from onnx_mdp.runtime.base import Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime
 
@@ -30,6 +31,16 @@ settings.load_profile("onnx-mdp")
 
 if (SHARED / "real").is_dir():
     sys.path.insert(0, str(SHARED / "real"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brief() -> Iterator[None]:
+    """Whole models are compared for a fraction of the time: what tests ask of latencies stands in the same report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopwatch, "_SECONDS", (0.3, 1.0))
+        patch.setattr(stopwatch, "_CAREFUL", (0.4, 1.2))
+        patch.setattr(loop, "BRIEF", (0.3, 0.8))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,10 +4,13 @@ Damage is measured cut by cut on a few inputs: each is known to some tens of per
 than the sum of each alone. A stream is one cut that all layers share; what a plan takes from their widths instead is
 many, and seems cheaper than it is, the more so the more is cut. So the same budget is searched again with other
 damages, those of streams counted less and all of them off by what is not known of them, and held-out inputs decide.
+So they do where the plan of least damage leaves some of the budget: one that uses it, of a little more damage as far as
+that is known, may be the better one.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -15,10 +18,11 @@ import numpy as np
 
 from onnx_mdp.errors import BudgetError
 from onnx_mdp.importance.base import Scores, blurred
-from onnx_mdp.pipeline.loop import Loop, Trial
+from onnx_mdp.pipeline.loop import LEAST_USED, Loop, Trial
 from onnx_mdp.pipeline.reporting import Outcome
 
 _SHARES = (0.5, 0.2)
+_FULLER, _WORSE = "more of the budget", "plans that use more of it are no better on held-out inputs"
 _DOUBT = 0.3  # standard deviation of the logarithm of damage
 _BETTER = 0.95  # of the divergence: less of a gain may be chance, on the few inputs that are held out
 
@@ -51,13 +55,8 @@ class Candidates:
             trial: what it found.
         """
         best, plans = self.outcome(loop, trial), [_essence(trial)]
-        for name, scores in self._doubted(loop, trial):
-            other = loop.over(replace(loop.program, scores=scores))
-            loop.listener.note(f"again, with {name}:")
-            try:
-                found = self.search(other)
-            except BudgetError:  # noise: the budget was met before
-                continue
+        worse = False  # those that use more of the budget
+        for name, other, found in self._others(loop, trial):
             if _essence(found) in plans:
                 continue
             plans.append(_essence(found))
@@ -66,7 +65,25 @@ class Candidates:
                 moved = f"{divergence(best):.3g} became {divergence(outcome):.3g}"
                 loop.listener.note(f"kept, with {name}: {moved} on held-out inputs")
                 best = outcome
-        return best
+            else:
+                worse |= name == _FULLER
+        return replace(best, reason=_WORSE) if worse and best.reason else best
+
+    def _others(self, loop: Loop, trial: Trial) -> Iterator[tuple[str, Loop, Trial]]:
+        """Other plans, the searches that found them, and what these went by."""
+        for name, scores in self._doubted(loop, trial):
+            other = loop.over(replace(loop.program, scores=scores))
+            loop.listener.note(f"again, with {name}:")
+            try:
+                found = self.search(other)
+            except BudgetError:  # noise: the budget was met before
+                continue
+            yield name, other, found
+        if trial.spent < LEAST_USED:
+            other = copy.copy(loop)
+            other.reason = ""
+            for found in other.fuller(trial):
+                yield _FULLER, other, found
 
     def _doubted(self, loop: Loop, trial: Trial) -> Iterator[tuple[str, Scores]]:
         """Other scores, and what they are."""

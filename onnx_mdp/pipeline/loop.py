@@ -10,6 +10,7 @@ by a part of its own, which nothing but measuring it tells. The search ends when
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,8 @@ from onnx_mdp.solve.solve import Limits, solve
 AIM = 0.986  # of the budget; measured parts between LOW and HIGH end the search, both leave room for noise
 LOW, HIGH = 0.977, 0.994
 ROUNDS = 4  # but for those that it takes to meet the budget at all
-_PATIENCE, _LENIENT = 2, (0.975, 0.995)
+LEAST_USED = 0.975  # of the budget, after some rounds
+_PATIENCE, _LENIENT = 2, (LEAST_USED, 0.995)
 _REFINEMENTS = 6
 _GUESSES = 4
 _LOWER = 0.98  # times what was aimed at, where no plan that was measured meets the budget
@@ -43,7 +45,8 @@ _NEARBY = (0.97, 1.03)
 _BESIDE = (0.995, 1.005, 0.99, 1.01, 0.98, 1.02)  # table budgets whose plans are measured beside the one aimed at
 _TOGETHER = 3  # plans a round
 _RISK = 0.03  # of the budget is given up rather than to end so near that another process may measure more than it
-_DOUBT = 0.15  # standard deviation of the logarithm of damage, where other plans are looked for
+_DOUBTS = (0.15, 0.3, 0.5)  # standard deviations of the logarithm of damage, where other plans are looked for
+_FULLER = 1.3  # times the damage that may be done by a plan that uses more of the budget, if it then proves better
 _FAR = 0.02  # predicted this far from what is aimed at, a plan is not worth measuring
 
 
@@ -182,26 +185,38 @@ class Loop:
             near = [self._solve(partial(self.program.problem, share * table_ms)) for share in _BESIDE]
             found += sorted((other for other in near if self._is_near(other)), key=self._off)
         if not found and feasible:
-            found = sorted(self._unsure(table_ms, answer), key=self._off)
-        found = [other for i, other in enumerate(found) if not any(other.is_same_plan(before) for before in found[:i])]
-        return found[:_TOGETHER]
+            sure = [trial.answer.objective for trial in self.trials if trial.spent <= _LENIENT[1]]
+            found = sorted(self._unsure(table_ms, answer, min(sure, default=math.inf)), key=self._off)
+        return _distinct(found)[:_TOGETHER]
 
-    def _unsure(self, table_ms: float, least: Answer) -> Iterator[Answer]:
+    def fuller(self, trial: Trial) -> Iterator[Trial]:
+        """Confirmed plans of a little more damage than one that leaves some of the budget, which they use.
+
+        The damage of each part is known to some tens of percent only: such a plan may be the better one.
+        """
+        table_ms, allowed = self._aim * trial.table_ms / trial.spent, _FULLER * trial.answer.objective
+        answers = _distinct(sorted(self._unsure(table_ms, trial.answer, allowed), key=self._off))
+        if answers:
+            self.listener.note("again, with more of the budget:")
+        for found in map(self._measured, answers[:_TOGETHER]):
+            if _is_wanted(found) and _is_wanted(confirmed := self._confirmed(found)):
+                yield confirmed
+
+    def _unsure(self, table_ms: float, least: Answer, allowed: float) -> Iterator[Answer]:
         """Plans near a table budget that would be those of least damage if damage were a little other than it is.
 
-        Only those that do less damage than every plan that surely met the budget; `least` is that of least damage.
+        Only those that do less damage than is allowed; `least` is that of least damage.
         """
-        rng, sure = np.random.default_rng(len(self.trials)), _LENIENT[1]
-        allowed = min((trial.answer.objective for trial in self.trials if trial.spent <= sure), default=math.inf)
-        for share in (1.0, *_BESIDE):
-            program = replace(self.program, scores=blurred(self.program.scores, _DOUBT, rng))
+        rng = np.random.default_rng(len(self.trials))
+        for doubt, share in itertools.product(_DOUBTS, (1.0, *_BESIDE)):
+            program = replace(self.program, scores=blurred(self.program.scores, doubt, rng))
             answer = self._answer(program.problem(share * table_ms))
-            if not answer.levels:
+            damage = self.program.damage_of(answer) if answer.levels else math.inf
+            if damage >= allowed or not self._is_near(answer):
                 continue
             if self._refine(self.program.entries(answer)):
                 self.program.refresh()
-            damage = self.program.damage_of(answer)
-            if damage < allowed and self._is_near(answer):
+            if self._is_near(answer):
                 yield replace(answer, objective=damage, bound=min(damage, least.bound))
 
     def _is_near(self, answer: Answer) -> bool:
@@ -309,3 +324,12 @@ class Loop:
             f"{100 * lowest.ratio:.0f}% of the dense model's {dense:.3g} ms; ask for more, or allow more with a lower "
             "--min-keep, a smaller --multiple or fewer --lock"
         )
+
+
+def _is_wanted(trial: Trial) -> bool:
+    return _LENIENT[0] <= trial.spent <= _LENIENT[1]
+
+
+def _distinct(answers: Sequence[Answer]) -> list[Answer]:
+    """The answers without those that are the same plan as one before."""
+    return [one for i, one in enumerate(answers) if not any(one.is_same_plan(before) for before in answers[:i])]

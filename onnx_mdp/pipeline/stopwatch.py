@@ -26,7 +26,7 @@ _ANEW, _CONFIRMED = "as the dense one", "in several processes"
 _SURE = 0.005  # standard error of the mean of several processes' ratios that will do
 _PROCESSES = 6  # at most, of one confirmation
 _SLOWER = 1.03  # times the dense model's best time, beyond which a comparison is made again
-_TRIES = 4  # times at most
+_TRIES = 2  # times at most
 _SHARPER = 4  # whole models are compared this much more precisely than table entries: they decide
 
 

@@ -43,15 +43,21 @@ class Search:
     program: Program
     listener: Listener
 
+    reason: str = "no other plan lies near the budget"
+
     def over(self, program: Program) -> Search:
         return replace(self, program=program)
 
+    def fuller(self, trial: Any) -> Any:
+        for damage in (0.7, 0.8):
+            yield SimpleNamespace(plan=SimpleNamespace(widths=lambda d=damage: {"fc": d}, removed=()), spent=0.98)
 
-def found_by(search: Any) -> Any:
+
+def found_by(search: Any, spent: float = 0.98) -> Any:
     damage = search.program.scores.curves[0].damage[1]
     if damage > 2:
         raise BudgetError("not reached")
-    return SimpleNamespace(plan=SimpleNamespace(widths=lambda: {"fc": damage}, removed=()))
+    return SimpleNamespace(plan=SimpleNamespace(widths=lambda: {"fc": damage}, removed=()), spent=spent)
 
 
 def test_of_all_plans_that_are_tried_the_nearest_is_kept() -> None:
@@ -88,6 +94,28 @@ def test_a_plan_that_is_hardly_nearer_is_not_taken() -> None:
     search: Any = Search(Program(scores_of(1.0)), Ear())
     first = found_by(search)
     assert Candidates(("fc",), 0, 0, None, found_by, recovered).best(search, first).plan is first.plan
+
+
+def test_a_plan_that_leaves_some_of_the_budget_is_compared_with_some_that_use_it() -> None:
+    def recovered(search: Any, trial: Any) -> Outcome:
+        recovery: Any = SimpleNamespace(before=9.0, after=abs(trial.plan.widths()["fc"] - 0.8) + 0.1)
+        return Outcome(
+            trial.plan, onnx.ModelProto(), Comparison(1, 1, 1, 1, "cpu", 0), search.reason, recovery=recovery
+        )
+
+    search: Any = Search(Program(scores_of(1.0)), ear := Ear())
+    kept = Candidates((), 0, 0, None, found_by, recovered).best(search, found_by(search, 0.93))
+    assert kept.plan.widths()["fc"] == 0.8
+    assert not kept.reason
+    assert ear.notes == [
+        "kept, with more of the budget: 0.3 became 0.2 on held-out inputs",
+        "kept, with more of the budget: 0.2 became 0.1 on held-out inputs",
+    ]
+    assert search.reason, "it is what the first search said"
+    kept = Candidates((), 0, 0, None, found_by, lambda *_: recovered(search, found_by(search, 0.93))).best(
+        search, found_by(search, 0.93)
+    )
+    assert kept.reason == "plans that use more of it are no better on held-out inputs"
 
 
 def scores_of(damage: float) -> Scores:

@@ -202,7 +202,7 @@ def test_other_plans_are_those_of_damage_that_is_a_little_off(
     def and_looked(self: Loop, dense: Comparison) -> Trial:
         trial = run(self, dense)
         allowed = min(other.answer.objective for other in self.trials if other.spent <= 0.995)
-        for answer in self._unsure(1.04 * trial.table_ms, trial.answer):
+        for answer in self._unsure(1.04 * trial.table_ms, trial.answer, allowed):
             assert answer.bound <= answer.objective < allowed
             assert answer.objective == pytest.approx(self.program.damage_of(answer))
             assert not any(other.answer.is_same_plan(answer) for other in self.trials)
@@ -213,6 +213,28 @@ def test_other_plans_are_those_of_damage_that_is_a_little_off(
     for budget in ("70%", "60%", "50%"):
         onnx_mdp.prune(cnn, latency=budget, lut=lut)
     assert looked
+
+
+def test_fuller_plans_are_confirmed_and_of_little_more_damage(
+    cnn: Path, lut: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_FAR", 0.1)
+    monkeypatch.setattr(loop, "_is_wanted", lambda trial: True)
+    run, fuller = Loop.run, list[Trial]()
+
+    def and_more(self: Loop, dense: Comparison) -> Trial:
+        trial = run(self, dense)
+        for other in self.fuller(trial):
+            assert other.confirmed
+            assert not other.answer.is_same_plan(trial.answer)
+            assert other.answer.objective < 1.3 * trial.answer.objective
+            fuller.append(other)
+        return trial
+
+    monkeypatch.setattr(Loop, "run", and_more)
+    for budget in ("70%", "60%", "50%"):
+        onnx_mdp.prune(cnn, latency=budget, lut=lut)
+    assert fuller
 
 
 def test_options_shape_the_plan(cnn: Path, lut: Path) -> None:
