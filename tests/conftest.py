@@ -37,6 +37,7 @@ if (SHARED / "real").is_dir():
 def brief() -> Iterator[None]:
     """Whole models are compared for a fraction of the time: what tests ask of latencies stands in the same report."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopwatch, "_PROCESSES", 3)
         patch.setattr(stopwatch, "_SECONDS", (0.3, 1.0))
         patch.setattr(stopwatch, "_CAREFUL", (0.4, 1.2))
         patch.setattr(loop, "BRIEF", (0.3, 0.8))

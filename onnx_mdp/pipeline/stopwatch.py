@@ -26,7 +26,7 @@ _ANEW, _CONFIRMED = "as the dense one", "in several processes"
 _SURE = 0.005  # standard error of the mean of several processes' ratios that will do
 _PROCESSES = 6  # at most, of one confirmation
 _SLOWER = 1.03  # times the dense model's best time, beyond which a comparison is made again
-_TRIES = 2  # times at most
+_TRIES = 2  # times at most, and fewer where that did not help before
 _SHARPER = 4  # whole models are compared this much more precisely than table entries: they decide
 
 
@@ -109,6 +109,7 @@ class Stopwatch:
         self._feeds = feeds
         self._memory = memory
         self._fastest_ms = math.inf  # of the dense model so far
+        self._tries = _TRIES
         self.note = ""
         self.precision = precision / _SHARPER
 
@@ -159,15 +160,16 @@ class Stopwatch:
     def _compared(self, pruned: Loadable, seconds: tuple[float, float]) -> Comparison:
         """Compare, and again while the dense model is slower than it was: something disturbs the machine, or did not.
 
-        Where that does not pass, the machine is as slow as it is from then on.
+        Where that does not pass, the machine is as slow as it is from then on, and less time is spent on the next one.
         """
         with loadable(pruned) as model:
             found = self._duel(model, seconds)
-            for _ in range(_TRIES):
+            for _ in range(self._tries):
                 if found.dense_ms <= _SLOWER * self._fastest_ms:
                     break
                 found = min(found, self._duel(model, seconds), key=_product)
         calm = found.dense_ms <= _SLOWER * self._fastest_ms
+        self._tries = min(self._tries + 1, _TRIES) if calm else max(self._tries - 1, 0)
         self._fastest_ms = min(found.dense_ms, self._fastest_ms) if calm else found.dense_ms
         return found
 

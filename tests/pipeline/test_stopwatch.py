@@ -51,7 +51,8 @@ def engine(table: LatencyTable) -> Scripted:
 
 
 @pytest.fixture
-def stopwatch(table: LatencyTable, engine: Scripted) -> Stopwatch:
+def stopwatch(table: LatencyTable, engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    monkeypatch.setattr("onnx_mdp.pipeline.stopwatch._PROCESSES", 6)  # fewer in other tests
     return Stopwatch(engine, b"", FEEDS, 0.02, Memory(Meter(engine, table), "dense", FEEDS))
 
 
@@ -118,6 +119,16 @@ def test_a_machine_that_stays_slow_is_measured_as_it_is(stopwatch: Stopwatch, en
     assert stopwatch.compare(model, BRIEF).ratio == pytest.approx(0.55)
     assert stopwatch.compare(model).ratio == pytest.approx(0.5), "as slow as it was the last time"
     assert not engine.script
+
+
+def test_what_does_not_help_is_tried_less_often(stopwatch: Stopwatch, engine: Scripted, cnn: Path) -> None:
+    model = onnx.load(cnn)
+    engine.script = [(1.0, 2.0), *[(0.5, 2.6)] * 3, *[(0.5, 3.0)] * 2, (0.5, 3.5), (0.5, 3.5), (0.5, 4.0), (0.5, 3.4)]
+    left = []
+    for _ in range(6):
+        stopwatch.anew(model)
+        left.append(len(engine.script))
+    assert left == [9, 6, 4, 3, 2, 0], "three, two, one; and once the machine is steady, two again"
 
 
 def test_structure_is_all_but_the_numbers_in_weights(cnn: Path) -> None:
