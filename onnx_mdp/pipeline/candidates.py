@@ -79,7 +79,7 @@ class Candidates:
             except BudgetError:  # noise: the budget was met before
                 continue
             yield name, other, found
-        if trial.spent < LEAST_USED:
+        if trial.spent < LEAST_USED and not loop.program.budgets:  # these may ask for more than the latency does
             other = copy.copy(loop)
             other.reason = ""
             for found in other.fuller(trial):

@@ -34,6 +34,7 @@ class Program:
     """What is searched with."""
 
     scores: Scores
+    budgets: tuple[()] = ()
 
 
 @dataclass
