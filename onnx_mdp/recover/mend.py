@@ -28,7 +28,7 @@ Array = NDArray[Any]
 _NEXT = 4  # sites behind a cut that are fitted too
 _KEPT_BYTES = 256 << 20
 _WORK = 1e9  # as for `Refitter`: less than for the model that is written
-_INPUTS = 128  # likewise: trials compare cuts with each other, which takes fewer than the final fit
+_INPUTS = 64  # likewise: trials compare cuts with each other, and twice as many move damage by less than a tenth
 
 
 class Mender:

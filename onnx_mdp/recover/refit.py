@@ -125,8 +125,9 @@ class Refitter:
         for number, pair in enumerate(pairs):
             progress(number, len(pairs))
             self._cut.advance(pair.cut.node.index)
-            self._dense.advance(min(later.dense.node.index for later in pairs[number:]))
-            if found := self.fit(pair):
+            left = [later.dense.node.index for later in pairs[number:]]
+            self._dense.advance(min(left))
+            if found := self._fit(pair.cut, self._target(pair.cut, pair.dense), min(left[1:], default=0)):
                 yield pair, found
 
     def pairs(self) -> list[Pair]:
@@ -135,10 +136,6 @@ class Refitter:
         touched = touched_nodes(self._analysis, self._plan)
         sites = [(site, dense.get(site.node.outputs[0])) for site in _sites(self._network)]
         return [Pair(site, partner) for site, partner in sites if partner and partner.node.index in touched]
-
-    def fit(self, pair: Pair) -> Refit | None:
-        """Fit one site; None if there is nothing to fit."""
-        return self._fit(pair.cut, self._target(pair.cut, pair.dense))
 
     def values(self, name: str) -> Array:
         """A weight of the cut model as it is now."""
@@ -161,8 +158,9 @@ class Refitter:
             dense, kept, others, scale, weighs, self._positions.of(stream) if weighs and self._positions else None
         )
 
-    def _fit(self, site: Site, target: _Target) -> Refit | None:
-        fitted, held = self._grams(site, target)
+    def _fit(self, site: Site, target: _Target, then: int) -> Refit | None:
+        """Fit one site; None if there is nothing to fit. The walk through the dense model goes to `then` on the way."""
+        fitted, held = self._grams(site, target, then)
         weight = array(self._weights[site.weight])
         matrix = np.asarray(site.matrix(weight), np.float64)
         bias = bias_of(site, Weights(self._weights), matrix.shape)
@@ -179,13 +177,14 @@ class Refitter:
         self._store(site, site.weight_of(matrix, weight), bias)
         return Refit(site.weight, before / energy, errors[ridge] / energy, ridge)
 
-    def _grams(self, site: Site, target: _Target) -> tuple[Gram, Gram]:
+    def _grams(self, site: Site, target: _Target, then: int) -> tuple[Gram, Gram]:
         """Moments on the inputs to fit to, and on those held out."""
         matrix = site.matrix(array(self._weights[site.weight]))
         grams = Gram.empty(*matrix.shape), Gram.empty(*matrix.shape)
         names = [target.dense.y, *(target.others or ())[:1]], [site.x, *(target.others or ())[1:]]
         picks: Indices | None = None
-        for number, (dense, cut) in enumerate(zip(self._dense.run(names[0]), self._cut.run(names[1]), strict=True)):
+        runs = self._dense.run(names[0], then), self._cut.run(names[1])
+        for number, (dense, cut) in enumerate(zip(*runs, strict=True)):
             if picks is None:
                 positions = target.dense.positions(dense[target.dense.y].shape)
                 work = min(self._work, SCALE_WORK) if isinstance(site, ScaleSite) else self._work
@@ -216,11 +215,11 @@ def _sites(network: Network) -> list[Site]:
 def _wanted(site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indices) -> tuple[Array, Array | None]:
     """The target at the picked positions, and the rows' weights."""
     axis = target.dense.y_axis
-    y = np.take(dense[target.dense.y], target.kept, axis=axis).astype(np.float32)
+    y = _kept(dense[target.dense.y], target.kept, axis)
     if target.others is None:
         return site.places(y, picks), None
     whole, other = dense[target.others[0]], cut[target.others[1]]
-    stream = np.take(whole, target.kept, axis=axis).astype(np.float32)
+    stream = _kept(whole, target.kept, axis)
     gap = np.broadcast_to(stream - other, y.shape)
     shape = [1] * y.ndim
     shape[axis] = -1
@@ -229,6 +228,12 @@ def _wanted(site: Site, target: _Target, dense: Batch, cut: Batch, picks: Indice
     y = y + gap * inverse.astype(np.float32).reshape(shape)
     places = site.places(y, picks)
     return places, row_weights(site, stream, picks, target.weights) if target.weighs else None
+
+
+def _kept(values: Array, kept: Indices, axis: int) -> Array:
+    """In single precision, what is kept along an axis."""
+    taken = values if len(kept) == values.shape[axis] else np.take(values, kept, axis=axis)
+    return taken.astype(np.float32, copy=False)
 
 
 def _gain(network: Network, node: Node, dense: Site) -> Array:

@@ -55,6 +55,30 @@ def test_nothing_is_kept_beyond_the_limit(calibration: Path, runtime: Runtime) -
     np.testing.assert_allclose(found, expected(network, inputs, output, runtime), atol=1e-5)
 
 
+@BOTH
+def test_it_goes_on_while_it_runs(name: str, calibration: Path, runtime: Runtime) -> None:
+    network, inputs = network_and_inputs(name, calibration)
+    (output,) = network.outputs
+    middle = len(network.nodes) // 2
+    early = network.nodes[middle // 2].outputs[0]
+    walk = Walk(network.model, inputs, runtime, 1 << 30)
+    found = np.concatenate([batch[early] for batch in walk.run([early], middle)])
+    np.testing.assert_allclose(found, expected(network, inputs, early, runtime), atol=1e-5)
+    assert walk.position == middle
+    found = np.concatenate([batch[output] for batch in walk.run([output], 3)])
+    np.testing.assert_allclose(found, expected(network, inputs, output, runtime), atol=1e-5)
+    assert walk.position == middle  # never back
+
+
+def test_it_stays_where_too_much_would_be_kept(calibration: Path, runtime: Runtime) -> None:
+    network, inputs = network_and_inputs("digits_cnn.onnx", calibration)
+    (output,) = network.outputs
+    walk = Walk(network.model, inputs, runtime, 100)
+    found = np.concatenate([batch[output] for batch in walk.run([output], 5)])
+    np.testing.assert_allclose(found, expected(network, inputs, output, runtime), atol=1e-5)
+    assert walk.position == 0
+
+
 def test_a_weight_ahead_may_change(calibration: Path, runtime: Runtime) -> None:
     network, inputs = network_and_inputs("digits_cnn.onnx", calibration)
     (output,) = network.outputs
