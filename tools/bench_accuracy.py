@@ -62,7 +62,7 @@ def sweeps(options: argparse.Namespace, done: Sequence[Row]) -> Iterator[Sweep]:
         left = tuple(b for b in options.budgets if (model, variant, count, b) not in known)
         known |= {(model, variant, count, budget) for budget in left}
         if left:
-            yield Sweep(model, variant, count, left, str(options.lut))
+            yield Sweep(model, variant, count, left, str(options.lut), options.precision)
 
 
 def rows_of(sweep: Sweep) -> Iterator[Row]:
@@ -116,6 +116,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=_numbers, default="512", help="calibration inputs; 0 is none")
     parser.add_argument("--json", type=Path, default=Path("bench_accuracy.json"), help="rows done, and to be done")
     parser.add_argument("--lut", type=Path, default=Path("bench_accuracy.sqlite"), help="latency table of all runs")
+    parser.add_argument("--precision", default="2%", help="of latencies; 6%% takes a third of the time to measure")
     options = parser.parse_args(arguments)
     asked = [name.strip() for name in options.variants.split(",")]
     options.variants = list(VARIANTS) if asked == ["all"] else asked

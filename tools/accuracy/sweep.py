@@ -41,17 +41,22 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """A model, what is varied, inputs to calibrate with (none if 0), budgets in percent, and the latency table."""
+    """A model, what is varied, inputs to calibrate with (none if 0), budgets in percent, and the latency table.
+
+    `precision` is that of latencies.
+    """
 
     model: str
     variant: str
     samples: int
     budgets: tuple[int, ...]
     lut: str
+    precision: str
 
     def options(self, budget: int) -> PruneOptions:
         """Those of one budget."""
-        return PruneOptions(latency=f"{budget}%", lut=Path(self.lut), quiet=True, **VARIANTS[self.variant])
+        common: dict[str, Any] = {"lut": Path(self.lut), "precision": self.precision, "quiet": True}
+        return PruneOptions(latency=f"{budget}%", **common, **VARIANTS[self.variant])
 
 
 @dataclass(frozen=True)
