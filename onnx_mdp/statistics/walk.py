@@ -31,7 +31,7 @@ class _Kept:
 
     def add(self, batch: Batch) -> None:
         """Keep those of a batch, if those of all are likely to be little enough."""
-        if self.exceeds or not self.names:
+        if self.exceeds:
             return
         self.batches.append({name: batch[name] for name in self.names})
         size = sum(array.nbytes for array in self.batches[-1].values())
@@ -76,7 +76,7 @@ class Walk:
     def advance(self, position: int) -> None:
         """Keep what the nodes from `position` on need, if that is little enough."""
         kept = self._keeping(position)
-        if kept.position == self.position:
+        if kept.exceeds:
             return
         for batch in self._computed(kept.names):
             kept.add(batch)
@@ -86,12 +86,12 @@ class Walk:
 
     def _keeping(self, position: int) -> _Kept:
         if position <= self.position:
-            return _Kept(self.position, (), 0, 0)
+            return _Kept(self.position, (), 0, 0, exceeds=True)
         names = live(self.model, position, list(next(iter(self._inputs.batches()))))
         return _Kept(position, tuple(names), self._limit, self._inputs.steps)
 
     def _stand(self, kept: _Kept) -> None:
-        if kept.position > self.position and not kept.exceeds:
+        if not kept.exceeds:
             self._kept, self.position = kept.batches, kept.position
 
     def _computed(self, names: Sequence[str]) -> Iterator[Batch]:
