@@ -116,7 +116,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=_numbers, default="512", help="calibration inputs; 0 is none")
     parser.add_argument("--json", type=Path, default=Path("bench_accuracy.json"), help="rows done, and to be done")
     parser.add_argument("--lut", type=Path, default=Path("bench_accuracy.sqlite"), help="latency table of all runs")
-    parser.add_argument("--precision", default="2%", help="of latencies; 6%% takes a third of the time to measure")
+    parser.add_argument("--precision", default="2%", help="of latencies; comparisons end sooner where it is coarser")
     options = parser.parse_args(arguments)
     asked = [name.strip() for name in options.variants.split(",")]
     options.variants = list(VARIANTS) if asked == ["all"] else asked
