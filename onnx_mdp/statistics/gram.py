@@ -7,7 +7,6 @@ up in double precision, batch by batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,27 +16,40 @@ Array = NDArray[Any]
 _BLOCK = 1 << 15  # rows multiplied at a time in single precision
 
 
-@dataclass
 class Gram:
-    """Moments of rows with an appended one, and of targets, per group.
+    """Moments of rows with an appended one, and of targets, per group: (G, K + 1, K + 1), (G, K + 1, O) and (G, O).
 
-    Attributes:
-        a: (G, K + 1, K + 1).
-        b: (G, K + 1, O).
-        c: (G, O).
-        rows: sum of the rows' weights.
+    `rows` is the sum of the rows' weights. Rows wait until there are K of them: to add moments up takes as much memory
+    traffic for one row as for many.
     """
 
-    a: Array
-    b: Array
-    c: Array
-    rows: float = 0.0
+    def __init__(self, a: Array, b: Array, c: Array, rows: float = 0.0) -> None:
+        self._a, self._b, self._c, self.rows = a, b, c, rows
+        self._waiting: list[tuple[Array, Array]] = []
 
     @staticmethod
     def empty(groups: int, columns: int, outputs: int) -> Gram:
         """Moments of nothing."""
         k = columns + 1
         return Gram(np.zeros((groups, k, k)), np.zeros((groups, k, outputs)), np.zeros((groups, outputs)))
+
+    @property
+    def a(self) -> Array:
+        """Sum of x x^T."""
+        self._sum_up()
+        return self._a
+
+    @property
+    def b(self) -> Array:
+        """Sum of x y^T."""
+        self._sum_up()
+        return self._b
+
+    @property
+    def c(self) -> Array:
+        """Sum of y^2."""
+        self._sum_up()
+        return self._c
 
     def add(self, x: Array, y: Array, weights: Array | None = None) -> None:
         """Count rows (G, R, K) and their targets (G, R, O), each by its weight (R,) where given."""
@@ -46,16 +58,25 @@ class Gram:
             self._add(x[:, part], y[:, part], None if weights is None else weights[part])
 
     def _add(self, x: Array, y: Array, weights: Array | None) -> None:
-        ones = np.ones((*x.shape[:2], 1), np.float32)
-        x = np.concatenate([x, ones], axis=2)
+        x = np.concatenate([x, np.ones((*x.shape[:2], 1), np.float32)], axis=2)
         if weights is not None:
             root = np.sqrt(weights, dtype=np.float32)[None, :, None]
             x, y = x * root, y * root
         self.rows += float(x.shape[1] if weights is None else weights.sum())
+        self._waiting.append((x, y))
+        count = sum(rows.shape[1] for rows, _ in self._waiting)
+        if count >= min(x.shape[2], _BLOCK):
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        if not self._waiting:
+            return
+        x, y = (np.concatenate(parts, axis=1) for parts in zip(*self._waiting, strict=True))
+        self._waiting.clear()
         turned = x.swapaxes(1, 2)
-        self.a += turned @ x
-        self.b += turned @ y
-        self.c += np.square(y, dtype=np.float64).sum(axis=1)
+        self._a += turned @ x
+        self._b += turned @ y
+        self._c += np.square(y, dtype=np.float64).sum(axis=1)
 
     def __add__(self, other: Gram) -> Gram:
         return Gram(self.a + other.a, self.b + other.b, self.c + other.c, self.rows + other.rows)
