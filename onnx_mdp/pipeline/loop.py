@@ -27,7 +27,7 @@ from onnx_mdp.latency.correct import Correction, Prediction, Sums
 from onnx_mdp.latency.fill import Entry, Fill
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.program import Program
-from onnx_mdp.pipeline.stopwatch import BRIEF, Comparison, Stopwatch
+from onnx_mdp.pipeline.stopwatch import BRIEF, Comparison, Stopwatch, foreseen
 from onnx_mdp.quantities import LatencyBudget
 from onnx_mdp.rewrite.plan import Plan, plan_edits
 from onnx_mdp.solve.problem import Answer, Problem
@@ -136,6 +136,21 @@ class Loop:
             elif idle or self.rounds >= _PATIENCE:
                 self._aim *= _LOWER
             asked = self._aim * closest.table_ms / closest.spent
+
+    def promise(self, dense: Comparison) -> Trial | None:
+        """What is likely to come of it, by what was learned so far: the first plan it would measure; None if none."""
+        self._dense = dense
+        full = self.program.dense_latency()
+        _, answer = self._aimed(full * AIM / self._spent(Sums(full, full)))
+        return self.foreseen(answer) if answer.levels else None
+
+    def foreseen(self, answer: Answer) -> Trial:
+        """A plan as its table entries predict it; nothing is measured."""
+        sums, dense_ms = self.program.sums_of(answer), self._dense.dense_ms
+        found = self._predicted(sums)
+        comparison = foreseen(dense_ms, found.share, found.deviation / found.share)
+        spent = self.budget.spent(comparison.pruned_ms, dense_ms)
+        return Trial(answer, self.program.plan(answer), sums.kept, found, comparison, spent, confirmed=True)
 
     def _closest(self) -> Trial | None:
         return min(self.trials, key=lambda trial: abs(trial.spent - self._aim), default=None)

@@ -18,11 +18,10 @@ from onnx_mdp.groups.count import count_macs, count_parameters
 from onnx_mdp.inputs.load import InputsLike
 from onnx_mdp.latency.measure import Meter
 from onnx_mdp.pipeline.case import Case, Planner
-from onnx_mdp.pipeline.forecast import foreseen
 from onnx_mdp.pipeline.frontier import FrontierSearch
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.stages import ModelLike
-from onnx_mdp.pipeline.stopwatch import Comparison
+from onnx_mdp.pipeline.stopwatch import Comparison, foreseen
 from onnx_mdp.pipeline.streams import write_plans
 from onnx_mdp.program_config import ParetoOptions
 from onnx_mdp.quantities import LatencyBudget, parse_latency

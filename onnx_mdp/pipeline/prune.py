@@ -27,7 +27,7 @@ from onnx_mdp.pipeline.candidates import Candidates
 from onnx_mdp.pipeline.case import Case, Planner
 from onnx_mdp.pipeline.constraints import check_uniform
 from onnx_mdp.pipeline.drop import DropSearch, Probe
-from onnx_mdp.pipeline.forecast import Forecast, foreseen
+from onnx_mdp.pipeline.forecast import Forecast
 from onnx_mdp.pipeline.frontier import FrontierSearch
 from onnx_mdp.pipeline.goal import asked_of
 from onnx_mdp.pipeline.judge import Judge, choose_apart, choose_evaluation
@@ -38,7 +38,7 @@ from onnx_mdp.pipeline.reporting import Outcome, Search, make_report, recovery_f
 from onnx_mdp.pipeline.several import check_several, search_several
 from onnx_mdp.pipeline.sides import parse_also
 from onnx_mdp.pipeline.stages import ModelLike, check_output, exact_runtime
-from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch
+from onnx_mdp.pipeline.stopwatch import Comparison, Stopwatch, foreseen
 from onnx_mdp.pipeline.streams import write_plans
 from onnx_mdp.pipeline.tabulate import Tables
 from onnx_mdp.quantities import Drop, LatencyBudget
@@ -253,8 +253,10 @@ class Pruner(Planner):
                 count=self.effort.candidates,
                 seed=self.options.seed,
                 around=again.scores if again.rounds else None,
+                promise=partial(self._promise, on),
                 search=partial(self._search, on),
-                outcome=partial(self._settled, case, on),
+                outcome=partial(self._outcome, case, on),
+                recover=partial(self._recover, case),
             ).best(loop, trial)
         return self._outcome(case, on, loop, trial)
 
@@ -262,13 +264,13 @@ class Pruner(Planner):
         with self.clock.stage("search"):
             return loop.run(on.dense)
 
+    def _promise(self, on: _Ground, loop: Loop) -> Trial | None:
+        with self.clock.stage("search"):
+            return loop.promise(on.dense)
+
     def _outcome(self, case: Case, on: _Ground, loop: Loop, trial: Trial) -> Outcome:
         search = Search.of(loop, trial, on.meter)
         return Outcome(trial.plan, case.cut(trial.plan), trial.measured, loop.reason, search)
-
-    def _settled(self, case: Case, on: _Ground, loop: Loop, trial: Trial) -> Outcome:
-        outcome = self._outcome(case, on, loop, trial)
-        return replace(outcome, recovery=self._recover(case, outcome))
 
     def _warn_of_noise(self, outcome: Outcome, stopwatch: Stopwatch) -> None:
         precision = outcome.measured.precision

@@ -18,9 +18,9 @@ from onnx_mdp.latency.measure import Meter, sizes_text
 from onnx_mdp.runtime.base import Feeds
 
 _BUSY = 1.05  # wall over the runtime's own clock beyond which a run was disturbed
-_SECONDS = (0.8, 5.0)
-_CAREFUL = (1.6, 6.4)
-BRIEF = (0.8, 2.5)  # for what is measured again before it counts
+_SECONDS = (0.8, 3.2)
+_CAREFUL = (1.6, 3.2)
+BRIEF = (0.8, 1.6)  # for what is measured again before it counts
 _DRIFT = 0.01  # between a comparison and the same one before, beyond which the older one no longer counts
 _ANEW, _CONFIRMED = "as the dense one", "in several processes"
 _SURE = 0.005  # standard error of the mean of several processes' ratios that will do
@@ -53,6 +53,11 @@ class Comparison:
     def same(self) -> Comparison:
         """The dense model compared with itself."""
         return replace(self, pruned_ms=self.dense_ms, pruned_wall_ms=self.dense_wall_ms)
+
+
+def foreseen(dense_ms: float, share: float, precision: float) -> Comparison:
+    """A comparison that a latency table predicts."""
+    return Comparison(dense_ms, share * dense_ms, dense_ms, share * dense_ms, "table", precision)
 
 
 @dataclass(frozen=True, eq=False)
