@@ -77,8 +77,13 @@ def runtime() -> Runtime:
 
 @pytest.fixture(scope="session")
 def lut(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One latency table for the whole test session: what one test measures, the next reuses."""
-    return tmp_path_factory.mktemp("lut") / "lut.sqlite"
+    """One latency table for the whole test session: what one test measures, the next reuses.
+
+    It lies where the commands have theirs by default, if XDG_CACHE_HOME is its parent's parent.
+    """
+    folder = tmp_path_factory.mktemp("cache") / "onnx-mdp"
+    folder.mkdir()
+    return folder / "lut.sqlite"
 
 
 Weights = dict[str, tuple[int, ...] | np.ndarray]

@@ -302,7 +302,7 @@ def readme_commands() -> list[str]:
 
 
 def _is_slow(command: str) -> bool:
-    return "--max-drop" in command or "--runtime" in command
+    return any(word in command for word in ("--max-drop", "--runtime", " pareto ", "--parameters"))
 
 
 def commands_to_run() -> list[ParameterSet | str]:
@@ -325,7 +325,7 @@ def test_readme_commands_run(
     if "--plot" in words and find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed: pip install 'onnx-mdp[plot]'")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(lut.parent))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(lut.parent.parent))
     (tmp_path / "models").symlink_to(MODELS)
     (tmp_path / "problem.json").write_text(readme_problem())
     for name in ("mydata.py", "mytask.py"):

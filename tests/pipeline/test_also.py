@@ -104,7 +104,7 @@ def test_one_program_for_two_places_is_solved_to_the_optimum(name: str) -> None:
 
 def test_a_plan_meets_its_budgets_at_two_batch_sizes(cnn: Path, lut: Path) -> None:
     also = ("shape=input:4x3x32x32 latency=60%",)
-    result = onnx_mdp.prune(cnn, latency="80%", also=also, lut=lut, precision="5%")
+    result = onnx_mdp.prune(cnn, latency="80%", also=also, lut=lut, precision="5%", multiple=16)
     (four,) = result.report.also
     one = result.report.latency
     assert four["option"] == "--also 'shape=input:4x3x32x32 latency=60%'"
