@@ -40,12 +40,10 @@ class Layer:
     _alive: Array = field(init=False)
 
     def __post_init__(self) -> None:
-        k = len(self.covariance)
-        damped = self.covariance.copy()
-        damped[range(k), range(k)] += _DAMP * np.trace(damped) / max(k, 1) + 1e-30
+        damped = _damped(self.covariance)
         self.energy = float(np.einsum("ko,ko->", self.weights, damped @ self.weights)) or 1.0
         self._inverse = np.linalg.inv(damped)
-        self._alive = np.arange(k)
+        self._alive = np.arange(len(damped))
         self.weights = self.weights.copy()
 
     def losses(self, units: Array) -> Array:
@@ -73,6 +71,27 @@ class Layer:
     def _cost(self, rows: Array, blocks: Array) -> Array:
         solved = np.linalg.solve(blocks, rows)
         return np.asarray(self.share * np.maximum(np.einsum("uco,uco->u", rows, solved), 0) / self.energy)
+
+
+def _damped(covariance: Array) -> Array:
+    """The covariance with its diagonal raised until it is positive definite by at least half of that.
+
+    Where inputs hardly vary, rounding leaves negative eigenvalues that the usual damping does not outweigh.
+    """
+    k = len(covariance)
+    usual = abs(_DAMP * np.trace(covariance) / max(k, 1)) + 1e-30
+    largest = 2 * float(np.linalg.norm(covariance)) + 1e-30
+    damp = next((more for more in (usual, 10 * usual, 100 * usual) if _is_positive(covariance, more / 2)), largest)
+    return covariance + damp * np.eye(k)
+
+
+def _is_positive(matrix: Array, more: float) -> bool:
+    """Whether a symmetric matrix is positive definite with its diagonal raised."""
+    try:
+        np.linalg.cholesky(matrix + more * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, eq=False)

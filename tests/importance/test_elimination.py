@@ -27,6 +27,23 @@ def best_loss(covariance: np.ndarray, weights: np.ndarray, kept: np.ndarray) -> 
     return float(np.trace(gap.T @ covariance @ gap) / np.trace(weights.T @ covariance @ weights))
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-2, 1.0])
+def test_inputs_that_hardly_vary_do_no_harm(noise: float) -> None:
+    """Rounding makes the covariance of what is nearly constant indefinite; units that are constant go first."""
+    rng = np.random.default_rng(3)
+    covariance, weights, columns = problem(40, 1)
+    covariance[:10] = covariance[:, :10] = 0
+    rounding = rng.normal(size=covariance.shape)
+    covariance += noise * np.abs(covariance).max() * (rounding + rounding.T)
+    found = eliminate([Layer(covariance, weights, columns, 1.0)], [], 40)
+    losses = found.losses[0]
+    assert np.isfinite(losses).all()
+    assert (np.diff(losses) <= 1e-9).all()
+    assert losses[40] == 0
+    if not noise:
+        assert sorted(found.order[30:]) == list(range(10))
+
+
 @pytest.mark.parametrize(("units", "per_unit"), [(7, 1), (5, 3), (60, 1)])
 def test_losses_are_those_of_least_squares(units: int, per_unit: int) -> None:
     covariance, weights, columns = problem(units, per_unit)
