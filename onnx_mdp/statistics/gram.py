@@ -19,13 +19,15 @@ _BLOCK = 1 << 15  # rows multiplied at a time in single precision
 class Gram:
     """Moments of rows with an appended one, and of targets, per group: (G, K + 1, K + 1), (G, K + 1, O) and (G, O).
 
-    `rows` is the sum of the rows' weights. Rows wait until there are K of them: to add moments up takes as much memory
-    traffic for one row as for many.
+    Rows wait until there are K of them: to add moments up takes as much memory traffic for one row as for many. They
+    are summed up less the mean of the first ones, which single precision then does not have to hold beside what inputs
+    that hardly vary differ by.
     """
 
-    def __init__(self, a: Array, b: Array, c: Array, rows: float = 0.0) -> None:
-        self._a, self._b, self._c, self.rows = a, b, c, rows
+    def __init__(self, a: Array, b: Array, c: Array) -> None:
+        self._a, self._b, self._c = a, b, c
         self._waiting: list[tuple[Array, Array]] = []
+        self._shift: Array | None = None  # (G, K), subtracted from the rows in the sums
 
     @staticmethod
     def empty(groups: int, columns: int, outputs: int) -> Gram:
@@ -36,20 +38,25 @@ class Gram:
     @property
     def a(self) -> Array:
         """Sum of x x^T."""
-        self._sum_up()
+        self._settle()
         return self._a
 
     @property
     def b(self) -> Array:
         """Sum of x y^T."""
-        self._sum_up()
+        self._settle()
         return self._b
 
     @property
     def c(self) -> Array:
         """Sum of y^2."""
-        self._sum_up()
+        self._settle()
         return self._c
+
+    @property
+    def rows(self) -> float:
+        """Sum of the rows' weights, rounded as in A: moments less those of the mean cancel to the last digits."""
+        return float(self.a[0, -1, -1])
 
     def add(self, x: Array, y: Array, weights: Array | None = None) -> None:
         """Count rows (G, R, K) and their targets (G, R, O), each by its weight (R,) where given."""
@@ -58,11 +65,13 @@ class Gram:
             self._add(x[:, part], y[:, part], None if weights is None else weights[part])
 
     def _add(self, x: Array, y: Array, weights: Array | None) -> None:
-        x = np.concatenate([x, np.ones((*x.shape[:2], 1), np.float32)], axis=2)
+        if self._shift is None:
+            first = x.shape[1] > 0 and not self._a[0, -1, -1]
+            self._shift = np.asarray(x.mean(axis=1) if first else np.zeros(x.shape[::2]), np.float32)
+        x = np.concatenate([x - self._shift[:, None], np.ones((*x.shape[:2], 1), np.float32)], axis=2)
         if weights is not None:
             root = np.sqrt(weights, dtype=np.float32)[None, :, None]
             x, y = x * root, y * root
-        self.rows += float(x.shape[1] if weights is None else weights.sum())
         self._waiting.append((x, y))
         count = sum(rows.shape[1] for rows, _ in self._waiting)
         if count >= min(x.shape[2], _BLOCK):
@@ -78,8 +87,18 @@ class Gram:
         self._b += turned @ y
         self._c += np.square(y, dtype=np.float64).sum(axis=1)
 
+    def _settle(self) -> None:
+        """Sums of the rows as they are; whatever is added later is not shifted."""
+        self._sum_up()
+        if self._shift is not None and self._shift.any():
+            shift = self._shift.astype(np.float64)
+            self._b[:, :-1] += shift[:, :, None] * self._b[:, -1:]
+            self._a[:, :-1] += shift[:, :, None] * self._a[:, -1:]
+            self._a[:, :, :-1] += self._a[:, :, -1:] * shift[:, None]
+            self._shift = np.zeros_like(self._shift)
+
     def __add__(self, other: Gram) -> Gram:
-        return Gram(self.a + other.a, self.b + other.b, self.c + other.c, self.rows + other.rows)
+        return Gram(self.a + other.a, self.b + other.b, self.c + other.c)
 
     def error(self, matrix: Array, bias: Array) -> Array:
         """Mean squared error of y = x W + b per output channel; (G, O)."""

@@ -76,3 +76,36 @@ def test_moments_add_up() -> None:
     both, summed = gram(np.concatenate([x, u], axis=1), np.concatenate([y, v], axis=1)), gram(x, y) + gram(u, v)
     np.testing.assert_allclose(summed.a, both.a, rtol=1e-5)
     assert summed.rows == both.rows
+
+
+def test_moments_of_what_hardly_varies_are_exact_one_row_at_a_time_or_many() -> None:
+    rng = np.random.default_rng(5)
+    x = (100 + 1e-2 * rng.normal(size=(2, 300, 20))).astype(np.float32)
+    y = rng.normal(50, 1, (2, 300, 3)).astype(np.float32)
+    weights = rng.uniform(0.5, 2, 300).astype(np.float32)
+    for step in (1, 7, 300):
+        found = Gram.empty(2, 20, 3)
+        for start in range(0, 300, step):
+            part = slice(start, start + step)
+            found.add(x[:, part], y[:, part], weights[part])
+        mean = np.average(x.astype(np.float64), axis=1, weights=weights)
+        gap = (x - mean[:, None]) * np.sqrt(weights, dtype=np.float64)[None, :, None]
+        expected = gap.swapaxes(1, 2) @ gap
+        covariance = found.a[:, :-1, :-1] - found.a[:, -1:, :-1].swapaxes(1, 2) @ found.a[:, -1:, :-1] / found.rows
+        np.testing.assert_allclose(covariance, expected, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            found.b[:, -1], (y * weights[None, :, None].astype(np.float64)).sum(axis=1), rtol=1e-5
+        )
+
+
+def test_what_is_added_after_a_look_counts_too() -> None:
+    x, y = rows()
+    looked = Gram.empty(2, 5, 3)
+    for start in range(0, 400, 100):
+        looked.add(x[:, start : start + 100], y[:, start : start + 100])
+        assert looked.a[0, -1, -1] == start + 100
+    for one, other in ((looked.a, gram(x, y).a), (looked.b, gram(x, y).b), ((looked + looked).a / 2, looked.a)):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+    more = looked + looked
+    more.add(x, y)
+    np.testing.assert_allclose(more.b / 3, looked.b, rtol=1e-4)
