@@ -5,7 +5,7 @@ than the sum of each alone. A stream is one cut that all layers share; what a pl
 many, and seems cheaper than it is, the more so the more is cut. So the same budget is searched again with other
 damages, those of streams counted less and all of them off by what is not known of them, and held-out inputs decide.
 A search measures many whole models. So the plan that it is likely to find is recovered first, and only where that is
-nearer to the dense model is anything measured.
+not much farther from the dense model is anything measured: what is found may be another plan, and a better one.
 
 Held-out inputs decide too where the plan of least damage leaves some of the budget: one that uses it, of a little more
 damage as far as that is known, may be the better one.
@@ -29,6 +29,7 @@ _SHARES = (0.5, 0.2)
 _FULLER, _WORSE = "more of the budget", "plans that use more of it are no better on held-out inputs"
 _DOUBT = 0.3  # standard deviation of the logarithm of damage
 _BETTER = 0.95  # of the divergence: less of a gain may be chance, on the few inputs that are held out
+_PROMISING = 1.25  # times the divergence, up to which what is likely to be found is searched for
 
 Essence = tuple[dict[str, int], frozenset[str]]
 
@@ -73,12 +74,12 @@ class Candidates:
         return best
 
     def _found(self, loop: Loop, name: str, best: Outcome, plans: list[Essence]) -> Outcome | None:
-        """What a search with other damages finds that is not among the plans, if it is likely to be nearer."""
+        """What a search with other damages finds that is not among the plans, if that may be nearer."""
         promised = self.promise(loop)
         if promised is None or _essence(promised) in plans:
             return None
         likely = self._recovered(loop, promised)
-        if not _is_nearer(likely, best):
+        if divergence(likely) > _PROMISING * divergence(best):
             plans.append(_essence(promised))
             return None
         loop.listener.note(f"again, with {name}:")
