@@ -111,7 +111,7 @@ class Candidates:
 
     def _nearer(self, loop: Loop, best: Outcome, outcome: Outcome, name: str) -> Outcome:
         """One of two outcomes; the second has to be clearly nearer."""
-        if not _is_nearer(outcome, best):
+        if divergence(outcome) >= _BETTER * divergence(best):
             return best
         moved = f"{divergence(best):.3g} became {divergence(outcome):.3g}"
         loop.listener.note(f"kept, with {name}: {moved} on held-out inputs")
@@ -139,10 +139,6 @@ class Candidates:
         damage = loop.program.damage_of(answer)
         answer = replace(answer, objective=damage, bound=min(damage, least))
         return replace(outcome, search=replace(outcome.search, answer=answer))
-
-
-def _is_nearer(outcome: Outcome, best: Outcome) -> bool:
-    return divergence(outcome) < _BETTER * divergence(best)
 
 
 def _essence(trial: Trial) -> Essence:

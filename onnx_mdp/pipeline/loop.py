@@ -109,9 +109,7 @@ class Loop:
         Raises:
             BudgetError: no plan meets it; the message names the lowest reachable latency.
         """
-        self._dense = dense
-        full = self.program.dense_latency()
-        asked = full * AIM / self._spent(Sums(full, full))
+        asked = self._begin(dense)
         if self.program.budgets:
             trial = self._unhurried()
             if trial.spent <= 1:
@@ -139,10 +137,14 @@ class Loop:
 
     def promise(self, dense: Comparison) -> Trial | None:
         """What is likely to come of it, by what was learned so far: the first plan it would measure; None if none."""
+        _, answer = self._aimed(self._begin(dense))
+        return self.foreseen(answer) if answer.levels else None
+
+    def _begin(self, dense: Comparison) -> float:
+        """The table budget to begin with."""
         self._dense = dense
         full = self.program.dense_latency()
-        _, answer = self._aimed(full * AIM / self._spent(Sums(full, full)))
-        return self.foreseen(answer) if answer.levels else None
+        return full * AIM / self._spent(Sums(full, full))
 
     def foreseen(self, answer: Answer) -> Trial:
         """A plan as its table entries predict it; nothing is measured."""

@@ -66,8 +66,8 @@ class Gram:
 
     def _add(self, x: Array, y: Array, weights: Array | None) -> None:
         if self._shift is None:
-            first = x.shape[1] > 0 and not self._a[0, -1, -1]
-            self._shift = np.asarray(x.mean(axis=1) if first else np.zeros(x.shape[::2]), np.float32)
+            begun = self._a[0, -1, -1] > 0  # by other moments, which are not shifted
+            self._shift = np.asarray(np.zeros(x.shape[::2]) if begun else x.mean(axis=1), np.float32)
         x = np.concatenate([x - self._shift[:, None], np.ones((*x.shape[:2], 1), np.float32)], axis=2)
         if weights is not None:
             root = np.sqrt(weights, dtype=np.float32)[None, :, None]

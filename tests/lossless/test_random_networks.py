@@ -92,5 +92,5 @@ def test_networks_compute_the_same(count: int, runtime: Runtime, monkeypatch: py
     moved, convolved, cut = zip(*outcomes, strict=True)
     assert sum(operators > 0 for operators in moved) >= 0.3 * count, "most selections stay where they are"
     assert sum(operators > 5 for operators in moved) >= 0.02 * count, "hardly any moves far"
-    assert any(convolved) or count < 1000, "no shortcut is convolved"
+    assert any(convolved), "no shortcut is convolved"
     assert sum(cut) >= 0.3 * count, "hardly any network is cut"

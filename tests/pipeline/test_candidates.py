@@ -96,8 +96,12 @@ def test_of_all_plans_that_are_tried_the_nearest_is_kept() -> None:
     assert ear.notes[-1].startswith("kept, with damage measured around the plan: ")
     again = [note for note in ear.notes if note.startswith("again")]
     assert again[-1] == "again, with damage measured around the plan:"
-    promising = sum(abs(one - 0.5) + 0.1 <= 1.25 * 0.6 for one in tried[1:3])
-    assert len(again) <= promising + 1, "what is much farther is not searched"
+    best, searched = 0.6, 0
+    for damage in tried[1:3]:
+        far = abs(damage - 0.5) + 0.1
+        searched += far <= 1.25 * best
+        best = far if far < 0.95 * best else best
+    assert len(again) == searched + 1, "what is much farther is not searched"
 
 
 def test_what_is_likely_to_be_much_farther_is_not_searched() -> None:

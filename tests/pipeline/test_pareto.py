@@ -163,4 +163,4 @@ def test_a_device_that_is_not_here(lut: Path, tmp_path: Path) -> None:
     assert (foreseen.device, foreseen.clock) == (other, "table")
     for there, here_point in zip(foreseen.points, found.frontier.points, strict=True):
         assert there.share <= float(there.asked.rstrip("%")) / 100
-        assert there.damage == pytest.approx(here_point.damage, rel=0.5)
+        assert there.damage == pytest.approx(here_point.damage, rel=0.25)
