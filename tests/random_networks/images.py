@@ -237,7 +237,7 @@ SIMPLE: tuple[Step, ...] = (
     lambda net, x: channel_scale(net, x, 1),
 )
 STEPS: tuple[Step, ...] = (
-    *(plain, residual, residual, stage, stage, stage, dense_block, skip, skip, spatial_attention),
+    *(plain, residual, residual, stage, dense_block, skip, skip, spatial_attention),
     *(pixel_shuffle, transposed, pooled, widened, unusual),
     *SIMPLE,
 )

@@ -8,7 +8,7 @@ import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from tests.random_networks.images import conv, image_step
+from tests.random_networks.images import conv, image_step, stage
 from tests.random_networks.layers import (
     WIDTHS,
     Step,
@@ -58,6 +58,9 @@ def _image_stem(net: Net) -> Tensor:
     image = net.input((net.batch, net.pick(3, 1), height, width))
     stem = conv(net, image, net.pick(*WIDTHS), kernel=3)
     net.seen.append(stem)
+    if net.pick(False, True):  # here, as some runs draw hardly any among the steps
+        stem = stage(net, stem)
+        net.seen.append(stem)
     return stem
 
 
