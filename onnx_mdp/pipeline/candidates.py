@@ -137,8 +137,7 @@ class Candidates:
             return outcome
         answer, least = outcome.search.answer, best.search.answer.bound if best.search else 0.0
         damage = loop.program.damage_of(answer)
-        answer = replace(answer, objective=damage, bound=min(damage, least))
-        return replace(outcome, search=replace(outcome.search, answer=answer))
+        return replace(outcome, search=replace(outcome.search, answer=answer.recounted(damage, least)))
 
 
 def _essence(trial: Trial) -> Essence:

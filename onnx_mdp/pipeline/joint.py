@@ -23,7 +23,7 @@ from onnx_mdp.pipeline.loop import AIM, HIGH, LOW
 from onnx_mdp.pipeline.sides import Side
 from onnx_mdp.pipeline.stopwatch import Comparison
 from onnx_mdp.rewrite.plan import Plan, plan_edits
-from onnx_mdp.solve.problem import Answer, Problem, Status
+from onnx_mdp.solve.problem import PROVEN, Answer, Problem, Status
 from onnx_mdp.solve.solve import Limits, solve
 
 _ROUNDS = 10
@@ -154,7 +154,7 @@ class JointLoop:
     def _solve(self, problem: Callable[[], Problem]) -> Answer:
         """Solve until every table entry the plan rests on is measured, at every place."""
         for _ in range(_REFINEMENTS):
-            answer = solve(problem(), self.solver, Limits(seconds=60, gap=1e-4))
+            answer = solve(problem(), self.solver, Limits(seconds=60, gap=PROVEN))
             self.solve_seconds += answer.seconds
             if not answer.has_plan and answer.status is not Status.INFEASIBLE:
                 raise SolverError(f"{answer.solver} found no plan within 60 s; try fewer groups (--lock) or --multiple")

@@ -30,7 +30,7 @@ from onnx_mdp.pipeline.program import Program
 from onnx_mdp.pipeline.stopwatch import BRIEF, Comparison, Stopwatch, foreseen
 from onnx_mdp.quantities import LatencyBudget
 from onnx_mdp.rewrite.plan import Plan, plan_edits
-from onnx_mdp.solve.problem import Answer, Problem
+from onnx_mdp.solve.problem import PROVEN, Answer, Problem
 from onnx_mdp.solve.solve import Limits, solve
 
 AIM = 0.986  # of the budget; measured parts between LOW and HIGH end the search, both leave room for noise
@@ -234,7 +234,7 @@ class Loop:
             if self._refine(self.program.entries(answer)):
                 self.program.refresh()
             if self._is_near(answer):
-                yield replace(answer, objective=damage, bound=min(damage, least.bound))
+                yield answer.recounted(damage, least.bound)
 
     def _is_near(self, answer: Answer) -> bool:
         return bool(answer.levels) and not self._known(answer) and self._off(answer) <= _FAR
@@ -290,7 +290,7 @@ class Loop:
         return answer
 
     def _answer(self, problem: Problem) -> Answer:
-        answer = solve(problem, self.solver, Limits(seconds=60, gap=1e-4))
+        answer = solve(problem, self.solver, Limits(seconds=60, gap=PROVEN))
         self.solve_seconds += answer.seconds
         if not answer.levels and answer.status != "infeasible":
             raise SolverError(f"{answer.solver} found no plan within 60 s; try fewer groups (--lock) or --multiple")

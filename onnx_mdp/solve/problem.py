@@ -12,13 +12,15 @@ and a term -d gated by the block.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 Table = NDArray[np.float64]
+
+PROVEN = 1e-4  # the gap below which a plan passes for the best
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,11 @@ class Answer:
     def has_plan(self) -> bool:
         """Whether there are levels and blocks to read."""
         return self.objective < float("inf")
+
+    def recounted(self, objective: float, least: float) -> Answer:
+        """The same plan at damage counted otherwise; no plan is known to do less than `least` at most."""
+        found = replace(self, objective=objective, bound=min(objective, least))
+        return found if found.gap <= PROVEN else replace(found, status=Status.FEASIBLE)
 
     def is_same_plan(self, other: Answer) -> bool:
         """Whether another answer chooses the same levels and blocks."""

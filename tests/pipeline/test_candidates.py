@@ -17,6 +17,7 @@ from onnx_mdp.pipeline.candidates import Candidates, lighter
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.reporting import Outcome
 from onnx_mdp.pipeline.stopwatch import Comparison
+from onnx_mdp.solve.problem import PROVEN, Answer, Status
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -27,6 +28,13 @@ def test_only_streams_count_less() -> None:
     found = lighter(scores, ["stream"], 0.5)
     assert [curve.damage.tolist() for curve in found.curves] == [[0.5, 0.25, 0.0], [1.0, 0.5, 0.0]]
     assert found.removal == scores.removal
+
+
+def test_a_plan_of_other_damage_is_the_best_only_where_none_does_less() -> None:
+    answer = Answer(Status.OPTIMAL, 0.1, 0.1, {"fc": 1}, {}, "decomposition", 0.0)
+    dearer, same = answer.recounted(0.4, 0.3), answer.recounted(0.2, 0.3)
+    assert (dearer.objective, dearer.bound, dearer.status) == (0.4, 0.3, Status.FEASIBLE)
+    assert (same.objective, same.bound, same.status) == (0.2, 0.2, Status.OPTIMAL)
 
 
 @dataclass(frozen=True)
@@ -192,4 +200,5 @@ def test_the_result_is_the_nearest_to_the_dense_model_of_those_tried(lut: Path) 
     facts = found.report.solve
     assert facts is not None
     assert facts.bound <= facts.objective
+    assert (facts.status == Status.OPTIMAL) == (facts.gap <= PROVEN)
     assert found.report.latency.ratio <= 0.404
