@@ -55,16 +55,19 @@ class Region:
 
 
 def find_regions(analysis: Analysis) -> tuple[Region, ...]:
-    """The regions of a network, in graph order. Nodes that compute constants belong to the regions that use them."""
+    """The regions of a network, in graph order. Nodes that compute constants belong to the regions that use them.
+
+    Nodes that no output depends on belong to none: runtimes drop them.
+    """
     network = analysis.network
-    constant = _constant_nodes(network)
-    owner = _owners(network, constant)
+    idle = _constant_nodes(network) | _unused_nodes(network)
+    owner = _owners(network, idle)
     members: dict[int, list[Node]] = {}
     for node in network.nodes:
         if node.index in owner:
             members.setdefault(owner[node.index], []).append(node)
     free = frozenset(group.factor for group in analysis.groups)
-    return tuple(_region(analysis, nodes, constant, free) for nodes in members.values())
+    return tuple(_region(analysis, nodes, idle, free) for nodes in members.values())
 
 
 def _constant_nodes(network: Network) -> frozenset[int]:
@@ -77,11 +80,21 @@ def _constant_nodes(network: Network) -> frozenset[int]:
     return frozenset(constant)
 
 
-def _owners(network: Network, constant: frozenset[int]) -> dict[int, int]:
+def _unused_nodes(network: Network) -> frozenset[int]:
+    needed, unused = set(network.outputs), set()
+    for node in reversed(network.nodes):
+        if needed.isdisjoint(node.outputs):
+            unused.add(node.index)
+        else:
+            needed.update((*node.inputs, *node.captured))
+    return frozenset(unused)
+
+
+def _owners(network: Network, idle: frozenset[int]) -> dict[int, int]:
     """For each node that computes something the index of its region's anchor."""
     owner: dict[int, int] = {}
     for node in network.nodes:
-        if node.index in constant:
+        if node.index in idle:
             continue
         sources = [network.producers[name] for name in node.inputs if name in network.producers]
         owned = [source for source in sources if source.index in owner]
@@ -100,11 +113,11 @@ def _joined(network: Network, node: Node, sources: list[Node], owner: Mapping[in
     return owner[max(fusing or sources, key=lambda other: other.index).index]
 
 
-def _region(analysis: Analysis, nodes: list[Node], constant: frozenset[int], free: frozenset[Factor]) -> Region:
+def _region(analysis: Analysis, nodes: list[Node], idle: frozenset[int], free: frozenset[Factor]) -> Region:
     network = analysis.network
-    inside = {node.index for node in nodes}
+    inside = idle.union(node.index for node in nodes)
     made = {name for node in nodes for name in node.outputs if name}
-    folded = _folded(network, nodes, constant)
+    folded = _folded(network, nodes, idle)
     read = dict.fromkeys(name for node in nodes for name in (*node.inputs, *node.captured) if name)
     inputs = tuple(
         name
@@ -127,13 +140,13 @@ def _region(analysis: Analysis, nodes: list[Node], constant: frozenset[int], fre
     )
 
 
-def _folded(network: Network, nodes: list[Node], constant: frozenset[int]) -> list[Node]:
+def _folded(network: Network, nodes: list[Node], idle: frozenset[int]) -> list[Node]:
     """The nodes that compute constants for these nodes."""
     found: dict[int, Node] = {}
     pending = [name for node in nodes for name in node.inputs]
     while pending:
         producer = network.producers.get(pending.pop())
-        if producer is not None and producer.index in constant and producer.index not in found:
+        if producer is not None and producer.index in idle and producer.index not in found:
             found[producer.index] = producer
             pending += producer.inputs
     return list(found.values())

@@ -49,6 +49,7 @@ from onnx_mdp.pipeline.tables import borrow_table, check_borrowing, check_table
 from onnx_mdp.pipeline.tabulate import Tables, tabulate
 from onnx_mdp.quantities import parse_min_keep, parse_shapes, parse_share
 from onnx_mdp.recover.mend import Mender
+from onnx_mdp.report.facts import untimed
 from onnx_mdp.rewrite.plan import Plan, dense_plan, plan_edits, to_json
 from onnx_mdp.runtime.base import Feeds, Fingerprint, Runtime, RuntimeSpec
 from onnx_mdp.runtime.registry import open_runtime, prover
@@ -350,8 +351,8 @@ class Planner:
         self.listener.step(done, steps, "table entries")
 
     def _warn_of_measuring(self, meter: Meter) -> None:
-        for text, reason in meter.failed.items():
-            self.warn(f"a region cannot be timed alone and counts nothing: {text.splitlines()[0][:60]}: {reason}")
+        for text in untimed(meter.failed):
+            self.warn(text)
         if meter.rough > _ROUGH * max(meter.measured, 1):
             self.warn(
                 f"the machine is noisy: {meter.rough} of {meter.measured} latencies are not known to "

@@ -334,12 +334,11 @@ class Loop:
         return next((t for t in map(self._confirmed, closest) if t.spent <= 1), None)
 
     def _unreachable(self) -> BudgetError:
-        dense = self._dense.dense_ms
         lowest = min(self.trials, key=lambda trial: trial.spent).measured
         return BudgetError(
             f"--latency {self.budget.text} cannot be reached: the lowest measured is {lowest.pruned_ms:.3g} ms, "
-            f"{100 * lowest.ratio:.0f}% of the dense model's {dense:.3g} ms; ask for more, or allow more with a lower "
-            "--min-keep, a smaller --multiple or fewer --lock"
+            f"{100 * lowest.ratio:.0f}% of the dense model's {lowest.dense_ms:.3g} ms; ask for more, or allow "
+            "more with a lower --min-keep, a smaller --multiple or fewer --lock"
         )
 
 

@@ -108,3 +108,15 @@ def locked_facts(analysis: Analysis) -> list[dict[str, Any]]:
         {"name": locked.name, "units": locked.units, "reasons": [str(reason) for reason in locked.reasons[:4]]}
         for locked in analysis.locked
     ]
+
+
+def untimed(failed: Mapping[str, str]) -> list[str]:
+    """What to say of table entries that could not be measured, given why: one line for all of one reason."""
+    alike: dict[str, list[str]] = {}
+    for text, reason in failed.items():
+        alike.setdefault(reason, []).append(text.partition("\n")[0][:60])
+    return [
+        f"a region cannot be timed alone and counts nothing: {names[0]}: {reason}"
+        + (f" (likewise for {len(names) - 1} more entr{'y' if len(names) == 2 else 'ies'})" if len(names) > 1 else "")
+        for reason, names in alike.items()
+    ]

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from onnx_mdp.report.facts import untimed
 from onnx_mdp.report.text import table
 
 _MOST_KINDS = 4
@@ -26,10 +27,7 @@ def profiled(found: dict[str, Any], top: int) -> RenderableType:
         f"table: {reuse['entries']} entries, {reuse['reused']} of them ({100 * reuse['reused_share']:.0f}%) were there "
         f"before; {reuse['file']}",
     ]
-    lines += [
-        f"warning: a region cannot be timed alone and counts nothing: {text.partition(chr(10))[0][:60]}: {reason}"
-        for text, reason in found["failed"].items()
-    ]
+    lines += [f"warning: {text}" for text in untimed(found["failed"])]
     return Group(*parts, Text("\n".join(lines)))
 
 

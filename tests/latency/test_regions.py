@@ -33,6 +33,21 @@ def test_every_computing_node_is_in_one_region(name: str) -> None:
     assert set(owned) == {n.index for n in analysis.network.nodes}
 
 
+def test_what_no_output_depends_on_is_not_timed() -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["a"]),
+        node("Mul", ["a", "parts"], ["b"]),
+        node("ReduceSum", ["b"], ["c"]),
+        node("Conv", ["a", "head"], ["y"]),
+    ]
+    weights = {"w": (32, 3, 1, 1), "parts": (32, 1, 1), "head": (2, 32, 1, 1)}
+    regions = find_regions(analysis_of(build_model(nodes, {"x": (1, 3, 4, 4)}, ["y"], weights)))
+    assert [([n.op for n in region.nodes], region.outputs) for region in regions] == [
+        (["Conv"], ("a",)),
+        (["Conv"], ("y",)),
+    ]
+
+
 def test_convolution_takes_its_activation_and_residual_along(cnn: Path) -> None:
     regions = {r.anchor.name: [n.op for n in r.nodes] for r in find_regions(analysis_of(cnn))}
     assert ["Conv", "Relu"] in regions.values()
