@@ -74,6 +74,7 @@ def every() -> Iterator[Case]:
     yield from linears()
     yield from recurrents()
     yield from codes()
+    yield from extras()
 
 
 def pointwise() -> Iterator[Case]:
@@ -385,3 +386,10 @@ def codes() -> Iterator[Case]:
     stored = np.arange(12, dtype=np.int8).reshape(3, 4)
     yield Case("DequantizeLinear", [stored, scales, np.array([1, 2, 3], np.int8)], {"axis": 0}, stored=(1,))
     yield Case("DequantizeLinear", [stored.astype(np.int32), s(0.5)], stored=(1,))
+
+
+def extras() -> Iterator[Case]:
+    """What came later: behind all others, whose numbers stay what they were."""
+    yield Case("SimplifiedLayerNormalization", [x(2, 3, 4), x(4)], {"epsilon": 0.1}, opset=17)
+    mask = np.array([[True, False, True], [False, False, False]])  # the second query sees nothing
+    yield Case("Attention", [x(1, 2, 2, 4), x(1, 2, 3, 4), x(1, 2, 3, 5), mask], opset=23)

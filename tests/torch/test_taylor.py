@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 from onnx.helper import make_node as node
 
+import onnx_mdp
 from onnx_mdp.errors import ModelError, OptionError
 from onnx_mdp.importance.registry import choose_scorer, make_scorer
 from onnx_mdp.importance.taylor import TaylorScorer
@@ -131,6 +133,17 @@ def test_other_outputs_and_seeds(runtime: Runtime) -> None:
     assert np.array_equal(first, second)
     assert (first > 0).all()
     assert len(set(first)) == 4
+
+
+def test_a_transformer_whose_streams_are_opened() -> None:
+    """Its normalizations are spelled as runtimes know them, which the scorer has to run as well."""
+    models = Path(__file__).parents[2] / "models"
+    options = {"inputs": models / "digits_calibration.npz", "importance": "taylor", "force": True}
+    result = onnx_mdp.prune(models / "digits_vit.onnx", ratio="50%", **options)
+    streams = [group for group in result.report.groups if group["kind"] == "stream"]
+    assert streams
+    assert all(group["kept"] < group["units"] for group in streams)
+    assert result.report.recovery["after"] < result.report.recovery["before"]
 
 
 def test_half_precision(runtime: Runtime) -> None:

@@ -37,7 +37,8 @@ def _attention(
     scores = q @ k.transpose(2, 3) * call.attr("scale", q.shape[-1] ** -0.5)
     past = 0 if past_k is None else past_k.shape[2]
     scores = _masked(call, scores, mask, past)
-    y = torch.softmax(scores, dim=-1) @ v
+    unseen = (scores == -torch.inf).all(dim=-1, keepdim=True)  # what sees nothing is zero, as in ONNX Runtime
+    y = torch.softmax(scores.masked_fill(unseen, 0.0), dim=-1).masked_fill(unseen, 0.0) @ v
     y = y.transpose(1, 2).flatten(2) if flat else y
     return (y, *present)[: call.outputs]
 

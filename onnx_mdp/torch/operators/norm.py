@@ -59,7 +59,7 @@ def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None
     return y, x.mean(axes, keepdim=True), 1 / deviation
 
 
-@operator("RMSNormalization", weights=(1,))
+@operator("RMSNormalization", "SimplifiedLayerNormalization", weights=(1,))
 def _rms_norm(call: Call, x: Tensor, scale: Tensor) -> Tensor:
     axes = tuple(range(call.attr("axis", -1) % x.dim(), x.dim()))
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
