@@ -14,6 +14,7 @@ from onnx_mdp.errors import OptionError, ProblemError, SolverError, SolverMissin
 from onnx_mdp.solve.decompose import Decomposition
 from onnx_mdp.solve.factors import TooDenseError
 from onnx_mdp.solve.linearize import Mip, columns_of, linearize
+from onnx_mdp.solve.presolve import needed, without
 from onnx_mdp.solve.problem import Answer, Budget, Problem, Status, largest, magnitude, open_gates, value
 from onnx_mdp.solve.solvers.base import Limits, MipSolver
 from onnx_mdp.solve.validate import check_problem
@@ -112,7 +113,13 @@ def solve_many(
 
 
 def _by_decomposition(problem: Problem, limits: Limits) -> Answer:
-    """By decomposition where it applies, else by HiGHS with a notice."""
+    """By decomposition where it applies, else by HiGHS with a notice; over blocks that may go, not those that stay."""
+    stay = needed(problem)
+    answer = _decomposed(without(problem, stay), limits)
+    return replace(answer, kept={**answer.kept, **dict.fromkeys(stay, True)}) if answer.has_plan else answer
+
+
+def _decomposed(problem: Problem, limits: Limits) -> Answer:
     started = time.perf_counter()
     binding = [budget for budget in problem.budgets if _most(budget) > budget.limit]
     if len(binding) <= 1:
