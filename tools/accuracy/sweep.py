@@ -33,6 +33,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "no recovery": {"recover": False},
     "no blocks": {"max_removed": 0},
     "no currency": {"effort": "fast"},
+    "thorough": {"effort": "thorough"},
     "no lossless": {"lossless": False},
     "no streams": {"streams": "keep"},
 }
