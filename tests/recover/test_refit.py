@@ -151,3 +151,17 @@ def test_trials_take_whole_batches_however_large(runtime: Runtime) -> None:
     (group,) = analysis.groups
     found = Mender(analysis, inputs, runtime)(Plan({group.name: np.arange(4)}, ()))
     assert set(found) == {"w1", "w2"}
+
+
+@BOTH
+def test_the_target_makes_up_for_what_the_residual_path_lost(
+    name: str, calibration: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block learns the dense sum less what is left of the stream beside it, not what it put out itself."""
+    analysis, x = analysis_of(MODELS / name), np.load(calibration)["input"]
+    plan = half(analysis)
+    corrected, _ = recovered(analysis, plan, x[:128], runtime)
+    monkeypatch.setattr("onnx_mdp.recover.refit.residual", lambda network, site: iter(()))
+    plain, _ = recovered(analysis, plan, x[:128], runtime)
+    errors = [error(analysis, model, x[128:], runtime) for model in (corrected, plain)]
+    assert errors[0] < 0.97 * errors[1]
