@@ -15,7 +15,7 @@ import numpy as np
 
 from onnx_mdp.engine import pinning
 from onnx_mdp.engine.base import Asked, Duel, Facts, Failure, Model, Timing
-from onnx_mdp.engine.turns import Samples, fastest, turns
+from onnx_mdp.engine.turns import Samples, counted, turns
 from onnx_mdp.errors import RuntimeBackendError
 from onnx_mdp.graph.sample import matmul_chain
 from onnx_mdp.runtime.base import Kernel, RuntimeSpec, Session
@@ -59,10 +59,10 @@ class Station:
         other.bind(second[1])
         pair = [self._first[1], other]
         samples, spent = turns(pair, self.runtime.threads, seconds[0]), seconds[0]
-        best = fastest(samples, self._clock)
+        best = counted(samples, self._clock)
         while (reached := _precision(_ratios(best)[self._clock])) > precision and spent < seconds[1]:
             samples = np.concatenate([samples, turns(pair, self.runtime.threads, seconds[0])], axis=1)
-            best = fastest(samples, self._clock)
+            best = counted(samples, self._clock)
             spent += seconds[0]
         (wall_a, busy_a), (wall_b, busy_b) = np.median(best, axis=1).tolist()
         wall_ratio, busy_ratio = np.median(_ratios(best), axis=1).tolist()

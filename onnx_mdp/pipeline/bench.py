@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_mdp.config import BenchOptions
-from onnx_mdp.engine.turns import fastest, turns
+from onnx_mdp.engine.turns import counted, turns
 from onnx_mdp.errors import OptionError
 from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.load import load
@@ -22,7 +22,7 @@ from onnx_mdp.runtime.registry import open_runtime
 class BenchRow:
     """One model: wall and CPU milliseconds, interquartile range over these, ratio to the first, bytes.
 
-    Milliseconds are medians of the fastest quarter of turns (`onnx_mdp.engine.turns`), the range is that of all.
+    Milliseconds are medians of the turns that count (`onnx_mdp.engine.turns`), the range is that of all.
     `note` says where the runtime leaves nodes to the CPU.
 
     `ratio` compares CPU time where the runtime's is the latency, which at one thread it mostly is, and wall time else.
@@ -59,7 +59,7 @@ def bench(models: tuple[str | Path, ...], options: BenchOptions | None = None) -
         sources.append(source)
     samples = turns(sessions, options.threads, options.seconds * len(sessions))
     clock = 1 if runtime.trusts_busy else 0
-    medians = np.median(fastest(samples, clock), axis=1)
+    medians = np.median(counted(samples, clock), axis=1)
     low, high = np.percentile(samples[:, :, 0], (25, 75), axis=1)
     return [
         BenchRow(

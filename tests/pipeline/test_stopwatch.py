@@ -72,16 +72,16 @@ def test_what_was_confirmed_counts_until_a_comparison_contradicts(
     engine.script = [(0.5, 2.0), (0.504, 1.98)]
     before = stopwatch.compare(model, BRIEF)
     first = stopwatch.confirm(model, before)
-    assert first.ratio == pytest.approx(0.504)
+    assert first.ratio == pytest.approx(0.502, abs=1e-4)
     engine.script = [(0.502, 1.981)]
     assert stopwatch.confirm(model, before) == first
     engine.script = [(0.502, 2.51), (0.502, 2.5), (0.502, 2.52)]
     slower = stopwatch.confirm(model, before)
     assert slower.ratio == pytest.approx(first.ratio)
     assert slower.dense_ms == 2.5, "the machine is slower today"
-    engine.script = [(0.51, 2.0), (0.507, 1.98), (0.508, 2.0), (0.503, 1.98)]
+    engine.script = [(0.51, 2.0), (0.509, 1.98), (0.508, 2.0), (0.506, 1.98)]
     other = stopwatch.confirm(model, before)
-    assert other.ratio == pytest.approx(0.507)
+    assert other.ratio == pytest.approx(0.506, abs=1e-3)
     assert stopwatch.confirm(model, before) == other
     assert not engine.script
 
@@ -90,9 +90,9 @@ def test_processes_that_contradict_each_other_are_followed_by_more(
     stopwatch: Stopwatch, engine: Scripted, cnn: Path
 ) -> None:
     model = onnx.load(cnn)
-    engine.script = [(0.51, 2.0), (0.53, 2.03), (0.495, 2.01), (0.5, 1.96), (0.52, 2.0), (0.54, 2.01), (0.5, 2.0)]
+    engine.script = [(0.51, 2.0), (0.53, 2.05), (0.48, 2.04), (0.5, 1.96), (0.52, 2.01), (0.54, 2.0), (0.5, 2.0)]
     found = stopwatch.confirm(model, stopwatch.compare(model, BRIEF))
-    assert found.ratio == pytest.approx(0.5), "that of the fastest process"
+    assert found.ratio == pytest.approx(0.5175, abs=5e-4), "the mean where the dense model is fast"
     assert found.dense_ms == 1.96
     assert engine.script == [(0.5, 2.0)], "six processes are enough"
 
