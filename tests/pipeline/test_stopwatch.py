@@ -80,7 +80,7 @@ def test_what_was_confirmed_counts_until_a_comparison_contradicts(
     slower = stopwatch.confirm(model, before)
     assert slower.ratio == pytest.approx(first.ratio)
     assert slower.dense_ms == 2.5, "the machine is slower today"
-    engine.script = [(0.51, 2.0), (0.509, 1.98), (0.508, 2.0), (0.508, 2.0)]
+    engine.script = [(0.51, 2.0), (0.509, 1.98), (0.508, 2.0), (0.508, 1.99)]
     other = stopwatch.confirm(model, before)
     assert other.ratio == pytest.approx(0.509, abs=1e-4)
     assert stopwatch.confirm(model, before) == other
