@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import statistics
 import sys
@@ -38,6 +37,7 @@ from onnx_mdp.graph.check import random_feeds
 from onnx_mdp.graph.shapes import input_shapes
 from onnx_mdp.pipeline.listener import Listener
 from onnx_mdp.pipeline.prune import Pruner
+from onnx_mdp.pipeline.stopwatch import standard_error
 from onnx_mdp.report.facts import Report
 from onnx_mdp.report.text import table
 from onnx_mdp.runtime.base import RuntimeSpec
@@ -136,7 +136,7 @@ def _error(duels: list[Duel]) -> float:
     """The standard error of the mean of the ratios, as a share of it: of one process, what it says itself."""
     if len(duels) == 1:
         return duels[0].precision / 1.96
-    return statistics.stdev(math.log(duel.busy_ratio) for duel in duels) / math.sqrt(len(duels))
+    return standard_error(duel.busy_ratio for duel in duels)
 
 
 def compute() -> None:

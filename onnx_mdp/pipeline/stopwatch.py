@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_mdp.engine.base import Engine, Timing
@@ -132,7 +132,7 @@ class Stopwatch:
         """
         model, found = self._structure(pruned), [before]
         least = 2 if before.precision <= self.precision else 3
-        while len(found) < least or (len(found) < _PROCESSES and _error(found) > _SURE):
+        while len(found) < least or (len(found) < _PROCESSES and standard_error(one.ratio for one in found) > _SURE):
             self._engine.renew()
             again = self._compared(pruned, _CAREFUL)
             if len(found) == 1 and (known := self._agreed(model, _CONFIRMED, again)):
@@ -191,9 +191,10 @@ class Stopwatch:
         return Comparison(dense, ratio * dense, *duel.wall, clock, duel.precision)
 
 
-def _error(found: Sequence[Comparison]) -> float:
+def standard_error(ratios: Iterable[float]) -> float:
     """The standard error of the mean of two or more ratios, as a share of it."""
-    return statistics.stdev(math.log(one.ratio) for one in found) / math.sqrt(len(found))
+    logs = [math.log(ratio) for ratio in ratios]
+    return statistics.stdev(logs) / math.sqrt(len(logs))
 
 
 def _least_disturbed(found: Sequence[Comparison]) -> Comparison:
